@@ -1,0 +1,1 @@
+"""Treeline: a reproducible LLM post-training pipeline, one module per DVC stage."""

@@ -1,8 +1,21 @@
-"""Trees of tokens, and how they are laid into rows under a token budget."""
+"""Trees of tokens, and how they are laid into rows under a token budget.
+
+A completion token attends to its own prompt and to itself, causally, and to nothing else; its position continues
+the prompt's. So the completions of one prompt share the prompt's tokens, and a packed row computes exactly what one
+padded row per completion would.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+ROW_LENGTH = 256  # attention costs the square of a row: short trees share rows of about this length
+PADDING = -1
 
 
 @dataclass(frozen=True)
@@ -19,3 +32,125 @@ class Tree:
 
     prompt: Node
     completions: list[Node]
+
+    def __len__(self) -> int:
+        return len(self.prompt.input_ids) + sum(len(node.input_ids) for node in self.completions)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Trees laid into rows. A flat position is `row * length + column`; `batch` counts completions over all trees."""
+
+    input_ids: Int[Tensor, "rows length"]
+    position_ids: Int[Tensor, "rows length"]
+    tree: Int[Tensor, "rows length"]  # which tree a token belongs to; PADDING where there is none
+    branch: Int[Tensor, "rows length"]  # which completion; PADDING for prompts and padding
+    predictors: Int[Tensor, " targets"]  # flat position whose output predicts the target
+    targets: Int[Tensor, " targets"]  # flat position of each token that is trained on
+    target_row: Int[Tensor, " targets"]  # its completion
+    target_column: Int[Tensor, " targets"]  # its index in the completion
+    ends: Int[Tensor, " batch"]  # flat position of each completion's last token
+    shape: tuple[int, int]  # (batch, longest completion)
+
+    @property
+    def target_ids(self) -> Int[Tensor, " targets"]:
+        return self.input_ids.flatten()[self.targets]
+
+    def mask(self) -> Bool[Tensor, "batch seq"]:
+        """True where index t of a completion is a token that is trained on."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.input_ids.device)
+        mask[self.target_row, self.target_column] = True
+        return mask
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """Lay `values` [targets] out as [batch, seq], zero elsewhere; index t is completion token t."""
+        rows = values.new_zeros(self.shape)
+        return rows.index_put((self.target_row, self.target_column), values)
+
+    def attention_mask(self, window: int | None = None) -> Bool[Tensor, "rows 1 length length"]:
+        """True where a query may see a key: `window` is a sliding-window size in positions."""
+        query_tree, key_tree = self.tree[:, :, None], self.tree[:, None, :]
+        query_branch, key_branch = self.branch[:, :, None], self.branch[:, None, :]
+        distance = self.position_ids[:, :, None] - self.position_ids[:, None, :]
+        visible = (query_tree == key_tree) & ((key_branch == PADDING) | (key_branch == query_branch)) & (distance >= 0)
+        if window is not None:
+            visible &= distance < window
+        return visible[:, None]
+
+
+def layout(trees: Sequence[Tree]) -> list[list[int]]:
+    """First-fit decreasing: which trees share a row."""
+    length = max(ROW_LENGTH, max(len(tree) for tree in trees))
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(trees)), key=lambda index: -len(trees[index])):
+        size = len(trees[index])
+        row = next((row for row, free in enumerate(room) if free >= size), None)
+        if row is None:
+            rows.append([])
+            room.append(length)
+            row = len(rows) - 1
+        rows[row].append(index)
+        room[row] -= size
+    return rows
+
+
+def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
+    """Lay every tree into rows, each tree whole in one row. Raises ValueError where there is no completion."""
+    first = [0]
+    for tree in trees:
+        first.append(first[-1] + len(tree.completions))
+    if first[-1] == 0:
+        raise ValueError("pack() needs at least one completion")
+    rows = layout(trees)
+    length = max(sum(len(trees[index]) for index in row) for row in rows)
+    grid = torch.full((4, len(rows), length), PADDING)
+    grid[:2] = 0
+    targets: list[tuple[int, int, int, int]] = []
+    ends = [0] * first[-1]
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            cells, found, tree_ends = _place(trees[index], index, first[index], row * length + start)
+            grid[:, row, start : start + len(trees[index])] = cells
+            targets += found
+            ends[first[index] : first[index + 1]] = tree_ends
+            start += len(trees[index])
+    longest = max(len(node.input_ids) for tree in trees for node in tree.completions)
+    input_ids, position_ids, tree_ids, branch = grid.to(device)
+    columns = torch.tensor(sorted(targets, key=lambda t: t[2:]), dtype=torch.long, device=device).reshape(-1, 4)
+    return Packed(
+        input_ids, position_ids, tree_ids, branch, *columns.unbind(1),
+        ends=torch.tensor(ends, device=device), shape=(first[-1], longest),
+    )  # fmt: skip
+
+
+def _place(tree: Tree, index: int, batch: int, start: int) -> tuple[Tensor, list[tuple[int, int, int, int]], list[int]]:
+    """One tree's cells [4, tokens], its targets (predictor, target, completion, index) and its completions' ends."""
+    prompt = tree.prompt.input_ids
+    ids, positions, branches = list(prompt), list(range(len(prompt))), [PADDING] * len(prompt)
+    targets, ends = [], []
+    for branch, node in enumerate(tree.completions, batch):
+        offset = start + len(ids)
+        for column, trained in enumerate(node.loss_mask):
+            predictor = offset + column - 1 if column else start + len(prompt) - 1
+            if trained and (column or prompt):  # nothing predicts the first token of an empty prompt's completion
+                targets.append((predictor, offset + column, branch, column))
+        ids += node.input_ids
+        positions += range(len(prompt), len(prompt) + len(node.input_ids))
+        branches += [branch] * len(node.input_ids)
+        ends.append(start + len(ids) - 1)
+    return torch.tensor([ids, positions, [index] * len(ids), branches]), targets, ends
+
+
+def split(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group indices so that each group's sizes sum to at most `max_tokens`; one that is larger stands alone."""
+    groups: list[list[int]] = []
+    total = 0
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        if not groups or total + sizes[index] > max_tokens:
+            groups.append([])
+            total = 0
+        groups[-1].append(index)
+        total += sizes[index]
+    return groups

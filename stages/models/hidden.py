@@ -1,0 +1,105 @@
+"""Hidden states of packed trees: the one place that calls a transformers backbone for training and scoring."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stages.packing import PADDING, Node, Packed, Tree, pack
+
+log = logging.getLogger(__name__)
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The transformer under a language model's or classifier's head, adapters included."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole model
+    return getattr(inner, inner.base_model_prefix)
+
+
+def hidden_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hidden"]:
+    """The last hidden state of every cell of `packed`, in flat order. Padding cells hold no meaning."""
+    body = backbone(model)
+    forward = _tree if getattr(body, "takes_trees", True) else _padded  # set by probe()
+    return forward(body, packed)
+
+
+def _tree(body: nn.Module, packed: Packed) -> Tensor:
+    config = body.config
+    window = getattr(config, "sliding_window", None)
+    mask: Tensor | dict[str, Tensor]
+    if getattr(config, "layer_types", None):  # such models take one mask per kind of layer
+        windows = {kind: window if kind == "sliding_attention" else None for kind in set(config.layer_types)}
+        mask = {kind: _visible(packed, size, body) for kind, size in windows.items()}
+    else:
+        mask = _visible(packed, window, body)
+    outputs = body(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False
+    )
+    return outputs.last_hidden_state.flatten(0, 1)
+
+
+def _visible(packed: Packed, window: int | None, body: nn.Module) -> Tensor:
+    mask = packed.attention_mask(window)
+    if body.config._attn_implementation == "sdpa":
+        return mask
+    lowest = torch.finfo(body.dtype).min  # eager attention (Gemma 2's soft-capped scores) adds its mask
+    return torch.zeros_like(mask, dtype=body.dtype).masked_fill_(~mask, lowest)
+
+
+def _padded(body: nn.Module, packed: Packed) -> Tensor:
+    """One right-padded row per completion, for models that take no mask of ours; same cells, same values."""
+    rows, sources = _unpack_rows(packed)
+    length = max(len(row) for row in rows)
+    device = packed.input_ids.device
+    flat = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+    attention = torch.zeros_like(flat)
+    for index, row in enumerate(rows):
+        flat[index, : len(row)] = packed.input_ids.flatten()[row]
+        attention[index, : len(row)] = 1
+    states = body(input_ids=flat, attention_mask=attention, use_cache=False).last_hidden_state.flatten(0, 1)
+    cell = torch.tensor([index * length + column for index, column in sources], device=device)
+    return states.index_select(0, cell)
+
+
+def _unpack_rows(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
+    """Flat positions of each completion's whole sequence, and for every cell the (row, column) that computes it."""
+    tree, branch = packed.tree.flatten().tolist(), packed.branch.flatten().tolist()
+    prompts: dict[int, list[int]] = {}
+    completions: dict[tuple[int, int], list[int]] = {}
+    for cell, (tree_id, branch_id) in enumerate(zip(tree, branch, strict=True)):
+        if tree_id != PADDING and branch_id == PADDING:
+            prompts.setdefault(tree_id, []).append(cell)
+        elif tree_id != PADDING:
+            completions.setdefault((tree_id, branch_id), []).append(cell)
+    rows = [prompts.get(tree_id, []) + cells for (tree_id, _), cells in completions.items()]
+    sources = [(0, 0)] * len(tree)
+    for index, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            sources[cell] = (index, column)
+    return rows, sources
+
+
+def probe(model: PreTrainedModel) -> None:
+    """Find out, by trying, whether `model` computes a packed tree as it computes padded rows; call once after loading.
+
+    Models with a recurrent state (Mamba, linear attention) or with positions derived from the mask (ALiBi) do not.
+    They are run on padded rows, with the same result at a higher cost.
+    """
+    body = backbone(model)
+    tree = Tree(Node([5, 6, 7], [False] * 3), [Node([8, 9], [True] * 2), Node([10, 11, 12], [True] * 3)])
+    packed = pack([tree], device=model.device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        expected = _padded(body, packed).float()
+        try:
+            body.takes_trees = torch.allclose(_tree(body, packed).float(), expected, rtol=2e-2, atol=2e-2)
+        except (TypeError, ValueError, RuntimeError, KeyError):
+            body.takes_trees = False
+    model.train(training)
+    if not body.takes_trees:
+        log.warning("%s takes no tree mask: it runs on padded rows (same result, slower)", type(model).__name__)

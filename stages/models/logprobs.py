@@ -1,0 +1,107 @@
+"""Log-probabilities of completion tokens: packing and the chunked LM head, hidden behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stages.models.hidden import hidden_states
+from stages.packing import Packed, Tree, pack, split
+
+HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in float32 is 200 MB
+
+
+class TokenLogprobs(NamedTuple):
+    """One row per completion; index t is completion token t; zero where `mask` is False."""
+
+    logprobs: Float[Tensor, "batch seq"]
+    mask: Bool[Tensor, "batch seq"]
+    entropy: Float[Tensor, "batch seq"]  # of the distribution that the token was drawn from, in nats; no gradient
+
+
+def lm_head(model: nn.Module, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
+    """Logits in float32, with the scalings that some families apply outside their head."""
+    config = model.config
+    logits = model.get_output_embeddings()(states).float()
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    return torch.tanh(logits / softcap) * softcap if softcap else logits
+
+
+def _chunk_logprobs(model: nn.Module, states: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = lm_head(model, states) / temperature
+    normalizer = logits.logsumexp(-1)
+    logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - normalizer
+    with torch.no_grad():
+        probabilities = (logits - normalizer[:, None]).exp_()
+        entropy = normalizer - torch.linalg.vecdot(probabilities, logits)
+    return logprobs, entropy
+
+
+def head_logprobs(
+    model: nn.Module, states: Float[Tensor, "targets hidden"], ids: Int[Tensor, " targets"], temperature: float = 1.0
+) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"]]:
+    """Log-probability of each id and entropy in nats, without ever holding [targets, vocab] whole."""
+    outputs = []
+    for chunk, chunk_ids in zip(states.split(HEAD_CHUNK), ids.split(HEAD_CHUNK), strict=True):
+        if len(states) > HEAD_CHUNK and torch.is_grad_enabled():
+            outputs.append(
+                checkpoint(_chunk_logprobs, model, chunk, chunk_ids, temperature, use_reentrant=False)
+            )  # type: ignore[arg-type]
+        else:
+            outputs.append(_chunk_logprobs(model, chunk, chunk_ids, temperature))
+    logprobs, entropy = zip(*outputs, strict=True)
+    return torch.cat(logprobs), torch.cat(entropy)
+
+
+def target_logprobs(
+    model: nn.Module, packed: Packed, states: Float[Tensor, "tokens hidden"], temperature: float = 1.0
+) -> TokenLogprobs:
+    """From the hidden states of `packed`; for algorithms that need the states for a second head too."""
+    predicting = states.index_select(0, packed.predictors)  # its backward is deterministic, unlike indexing's
+    logprobs, entropy = head_logprobs(model, predicting, packed.target_ids, temperature)
+    return TokenLogprobs(packed.unpack(logprobs), packed.mask(), packed.unpack(entropy))
+
+
+def completion_logprobs(
+    model: nn.Module, trees: Sequence[Tree], *, temperature: float = 1.0, max_tokens: int = 4096
+) -> TokenLogprobs:
+    """Score every completion of every tree, in order, in microbatches of at most `max_tokens` tokens.
+
+    `temperature` divides the logits: score with the temperature that the tokens were sampled at.
+    """
+
+    def score(group: list[Tree]) -> TokenLogprobs:
+        packed = pack(group, device=next(model.parameters()).device)
+        return target_logprobs(model, packed, hidden_states(model, packed), temperature)
+
+    return TokenLogprobs(*map_microbatches(score, trees, max_tokens))
+
+
+def map_microbatches(score, trees: Sequence[Tree], max_tokens: int) -> list[Tensor]:
+    """Apply `score` (trees -> tensors with a row per completion) by token budget, and put the rows back in order."""
+    groups = split([len(tree) for tree in trees], max_tokens)
+    first = torch.tensor([0, *(len(tree.completions) for tree in trees)]).cumsum(0).tolist()
+    order = [row for group in groups for index in group for row in range(first[index], first[index + 1])]
+    parts = zip(*(score([trees[index] for index in group]) for group in groups), strict=True)
+    return [torch.cat(_same_width(list(part)))[_inverse(order)] for part in parts]
+
+
+def _inverse(order: list[int]) -> Tensor:
+    return torch.tensor(order).argsort()
+
+
+def _same_width(parts: list[Tensor]) -> list[Tensor]:
+    """Right-pad [batch, seq] parts to the longest; parts [batch] pass."""
+    if parts[0].dim() == 1:
+        return parts
+    width = max(part.shape[1] for part in parts)
+    return [nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]

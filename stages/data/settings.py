@@ -1,0 +1,62 @@
+"""The shape of the `data` section: types and ranges. Defaults live in conf/data/default.yaml alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Unknown keys are errors, and no key has a default here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RoleSettings(Settings):
+    """Where one role's rows come from."""
+
+    source: Literal["files", "hub", "reasoning_gym"]
+    path: str
+    name: str | None
+    subset: str | None
+    revision: str | None
+    split: str
+    task: dict[str, Any]
+    size: int | None = Field(ge=1)
+    columns: dict[str, str | list[str]]
+
+
+class SamplingSettings(Settings):
+    """How completions are sampled for preference prompts that have none."""
+
+    num_generations: int = Field(ge=2)
+    temperature: float = Field(gt=0)
+    max_new_tokens: int = Field(ge=1)
+
+
+class PreferenceSettings(RoleSettings):
+    """The preference role, with the sampling of missing completions."""
+
+    sampling: SamplingSettings
+
+
+class DataSettings(Settings):
+    """The whole `data` section."""
+
+    sft: RoleSettings
+    preference: PreferenceSettings
+    prompt: RoleSettings
+    chat: Literal["auto", "always", "never"]
+    system_prompt: str | None
+    max_prompt_length: int = Field(ge=1)
+    max_length: int = Field(ge=2)
+    test_size: int = Field(ge=1)
+    bad_rows: Literal["error", "drop"]
+    verifier: str | None
+
+    @model_validator(mode="after")
+    def _prompt_leaves_room(self) -> DataSettings:
+        if self.max_prompt_length >= self.max_length:
+            raise ValueError("max_prompt_length must be below max_length, or no completion fits")
+        return self

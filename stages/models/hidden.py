@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -28,22 +29,26 @@ def hidden_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hid
 
 
 def _tree(body: nn.Module, packed: Packed) -> Tensor:
-    config = body.config
-    window = getattr(config, "sliding_window", None)
-    mask: Tensor | dict[str, Tensor]
-    if getattr(config, "layer_types", None):  # such models take one mask per kind of layer
-        windows = {kind: window if kind == "sliding_attention" else None for kind in set(config.layer_types)}
-        mask = {kind: _visible(packed, size, body) for kind, size in windows.items()}
-    else:
-        mask = _visible(packed, window, body)
     outputs = body(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False
-    )
+        input_ids=packed.input_ids, position_ids=packed.position_ids,
+        attention_mask=attention_masks(body, packed.attention_mask), use_cache=False,
+    )  # fmt: skip
     return outputs.last_hidden_state.flatten(0, 1)
 
 
-def _visible(packed: Packed, window: int | None, body: nn.Module) -> Tensor:
-    mask = packed.attention_mask(window)
+def attention_masks(body: nn.Module, visible: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
+    """The mask in the form that `body` takes. `visible` gives the boolean mask for a sliding window (None: no window).
+
+    Models with several kinds of layer take one mask per kind.
+    """
+    window = getattr(body.config, "sliding_window", None)
+    kinds = set(getattr(body.config, "layer_types", None) or [])
+    if not kinds:
+        return _as_taken(body, visible(window))
+    return {kind: _as_taken(body, visible(window if kind == "sliding_attention" else None)) for kind in kinds}
+
+
+def _as_taken(body: nn.Module, mask: Tensor) -> Tensor:
     if body.config._attn_implementation == "sdpa":
         return mask
     lowest = torch.finfo(body.dtype).min  # eager attention (Gemma 2's soft-capped scores) adds its mask

@@ -1,0 +1,77 @@
+"""The sampler against transformers' own generate, and against the training forward."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages.models.logprobs import completion_logprobs
+from stages.rollout.sampler import Sampler
+from stages.rollout.sampling import draw
+from tests.models.test_trees import CONFIGS
+
+PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41, 42, 43, 44, 45], [1, 8, 8], [1, 13, 60]]
+
+
+def model_of(name: str):
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("max_tokens", [30, 16384])
+def test_greedy_equals_generate_token_for_token(name: str, max_tokens: int):
+    model = model_of(name)
+    rollouts = Sampler(model, [2, 50], max_tokens).sample(PROMPTS, 1, 12, temperature=0.0)
+    for prompt, rollout in zip(PROMPTS, rollouts, strict=True):
+        expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2, 50],
+                                  pad_token_id=0)  # fmt: skip
+        assert rollout.tree.prompt.input_ids == prompt
+        assert rollout.tree.completions[0].input_ids == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_logprobs_equal_the_training_forward(name: str):
+    model = model_of(name)
+    rollouts = Sampler(model, [2], max_tokens=60).sample(PROMPTS, 3, 6, temperature=0.6)
+    scored = completion_logprobs(model, [rollout.tree for rollout in rollouts], temperature=0.6)
+    sampled = torch.tensor([value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs])
+    torch.testing.assert_close(scored.logprobs[scored.mask], sampled, rtol=1e-4, atol=1e-5)
+    assert [len(rollout.tree.completions) for rollout in rollouts] == [3] * 5
+
+
+def test_end_tokens_end_a_row_and_are_kept():
+    model = model_of("llama")
+    rollouts = Sampler(model, list(range(40)), max_tokens=40).sample(PROMPTS, 8, 5)
+    for rollout in rollouts:
+        for node, finished in zip(rollout.tree.completions, rollout.finished, strict=True):
+            assert all(token >= 40 for token in node.input_ids[:-1])
+            assert finished == (node.input_ids[-1] < 40)
+            assert finished or len(node.input_ids) == 5
+
+
+def test_copied_weights_follow_the_model():
+    model = model_of("llama")
+    sampler = Sampler(model, [2], dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    expected = Sampler(model, [2]).sample(PROMPTS, 1, 8, temperature=0.0)
+    assert [r.tree for r in sampler.sample(PROMPTS, 1, 8, temperature=0.0)] == [r.tree for r in expected]
+
+
+def test_draw_has_the_frequencies_of_the_distribution():
+    torch.manual_seed(0)
+    logits = torch.tensor([0.7, 0.2, 0.1]).log()
+    tokens, logprobs = draw(logits.expand(20000, 3), temperature=1.0)
+    assert torch.bincount(tokens, minlength=3).div(20000).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.015)
+    torch.testing.assert_close(logprobs, logits[tokens])
+
+
+def test_draw_tempers_and_never_takes_an_impossible_token():
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.0, -torch.inf, 1.0, -torch.inf]]).expand(5000, 4)
+    tokens, logprobs = draw(logits, temperature=0.5)
+    assert set(tokens.tolist()) == {0, 2}
+    # exp(2) / (1 + exp(2)) = 0.8808
+    assert (tokens == 2).float().mean().item() == pytest.approx(0.8808, abs=0.02)
+    assert logprobs[tokens == 2][0].item() == pytest.approx(-0.126928, abs=1e-5)

@@ -1,0 +1,67 @@
+"""Start the tracking of one stage: gather what it is, open its spool, start its sender."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from stages.tracking import provenance
+from stages.tracking.curves import Curves
+from stages.tracking.spool import Spool
+from stages.tracking.tracker import Tracker
+
+CURVES = "curves.csv"
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracking_root() -> Path:
+    """The project that the runs are recorded in. DVC_ROOT names the parent project inside a queued
+    experiment, whose own folder is deleted when it ends; nothing but tracking may look there."""
+    return Path(os.environ.get("DVC_ROOT") or PROJECT_ROOT).resolve()
+
+
+def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
+    """The tracker of this process: on the main rank it writes `output_dir/curves.csv` and, unless
+    `tracking.enabled` is false, delivers to MLflow; on every other rank it keeps nothing."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return Tracker()
+    curves = Curves(Path(output_dir) / CURVES)
+    if not config.tracking.enabled:
+        return Tracker([curves])
+    root = tracking_root()
+    start = {
+        "event": "start",
+        "time": int(time.time() * 1000),
+        "stage": stage,
+        "name": provenance.run_name(stage),
+        "parent": provenance.parent(),
+        "params": provenance.params(config),
+        "tags": provenance.tags(stage, config, PROJECT_ROOT),
+        "config": OmegaConf.to_yaml(config, resolve=True),
+    }
+    try:
+        spool = Spool(root / ".spool", start, config.tracking.finish_timeout)
+        start_sender(spool.folder, config, root)
+    except OSError as error:  # a read-only folder, a full disk: tracking never stops a stage
+        print(f"warning: this run is not tracked: {error}", file=sys.stderr)
+        return Tracker([curves])
+    return Tracker([curves, spool])
+
+
+def start_sender(folder: Path, config: DictConfig, root: Path) -> None:
+    """Start the process that delivers this run. It outlives the stage, and a Ctrl-C on it."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    # Two cores at most of a small machine, and both are the stage's.
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
+    uri = config.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    command = [sys.executable, "-m", "stages.tracking.sender", str(folder)]
+    command += ["--uri", uri, "--experiment", config.tracking.experiment]
+    command += ["--drain-timeout", str(config.tracking.drain_timeout)]
+    with (folder / "sender.log").open("w") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, **streams)

@@ -1,0 +1,94 @@
+"""Several rewards with weights, as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stages.config.errors import UserError
+from stages.data.examples import Example
+from stages.packing import Tree
+from stages.rewards.functions import FunctionReward
+from stages.rewards.learned import LearnedReward
+
+REWARD_MODEL, VERIFIER = "reward_model", "verifier"
+Reward = Callable[[Sequence[Example], Sequence[Tree]], Sequence[float | None]]
+
+
+class RewardBatch(NamedTuple):
+    """Rewards of a batch of completions, flattened in tree order."""
+
+    total: Float[Tensor, " batch"]  # weighted sum of the parts; a part that does not apply adds 0
+    parts: dict[str, Float[Tensor, " batch"]]  # unweighted, NaN where the part does not apply
+
+    def means(self) -> dict[str, float]:
+        """The mean of each part over the completions that it applies to, if it does to any."""
+        means = {name: float(part.nanmean()) for name, part in self.parts.items()}
+        return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+
+class Rewards:
+    """The weighted sum of rewards by name: `reward_model`, `verifier` (data.verifier), `module:function`."""
+
+    def __init__(
+        self, sources: Mapping[str, Reward], weights: Mapping[str, float], verifier: Reward | None
+    ) -> None:
+        self.sources = sources
+        self.weights = weights
+        self.verifier = verifier
+
+    @classmethod
+    def from_config(
+        cls,
+        weights: Mapping[str, float],
+        verifier: str | None,
+        tokenizer: PreTrainedTokenizerBase,
+        reward_model_dir: Path,
+        *,
+        bf16: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Rewards:
+        """Build what has a weight other than 0. The reward model is loaded only if it is among them."""
+        judge = FunctionReward(verifier, tokenizer) if verifier else None
+
+        def build(name: str) -> Reward:
+            if name == REWARD_MODEL:
+                learned = LearnedReward(reward_model_dir, bf16=bf16, device=device)
+                return lambda _examples, trees: learned(trees)
+            if name == VERIFIER:
+                if judge is None:
+                    raise UserError("the reward 'verifier' has a weight, but data.verifier is null")
+                return judge
+            return FunctionReward(name, tokenizer)
+
+        used = {name: float(weight) for name, weight in weights.items() if weight != 0}
+        return cls({name: build(name) for name in used}, used, judge)
+
+    def __call__(self, examples: Sequence[Example], trees: Sequence[Tree]) -> RewardBatch:
+        """Score every completion; `examples[i]` belongs to `trees[i]`."""
+        parts = {name: as_tensor(source(examples, trees)) for name, source in self.sources.items()}
+        total = torch.zeros(sum(len(tree.completions) for tree in trees))
+        for name, part in parts.items():
+            total += self.weights[name] * part.nan_to_num(nan=0.0)
+        return RewardBatch(total, parts)
+
+    def gold(self, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"] | None:
+        """1 or 0 per completion by the data's verifier, whether or not it has a weight; None without one."""
+        return None if self.verifier is None else gold(self.verifier, examples, trees)
+
+
+def gold(verifier: Reward, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
+    """1 where the verifier gives full marks, else 0: partial credit is no right answer."""
+    return (as_tensor(verifier(examples, trees)) >= 1.0).float()
+
+
+def as_tensor(scores: Sequence[float | None]) -> Float[Tensor, " batch"]:
+    """Scores with NaN for None."""
+    return torch.tensor([math.nan if score is None else score for score in scores], dtype=torch.float32)

@@ -1,0 +1,55 @@
+"""Verifiers against answers whose right score is known by hand."""
+
+from decimal import Decimal
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.rewards.verifiers import exact, last_number, number_of_answer, numeric, reasoning_gym
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("18", "18"),
+        ("The answer is 1,024.", "1024"),
+        ("so 16-3", "3"),
+        ("it fell to -3", "-3"),
+        ("= -3.50", "-3.50"),
+        ("$2 * 9 = $18 per day", "18"),
+        ("about .5", "0.5"),
+        ("1,2 and 3", "3"),
+        ("x2-1", "1"),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_last_number(text: str, number: str | None) -> None:
+    assert last_number(text) == (None if number is None else Decimal(number))
+
+
+def test_the_answer_is_read_behind_its_marker() -> None:
+    assert number_of_answer("She sold 48/2 = <<48/2=24>>24 clips.\n#### 1,072") == 1072
+    assert number_of_answer("2 * 9 = <<2*9=18>>18 per day\nA: 18") == 18
+    assert number_of_answer("#### 5 (in 3 days)") == 5
+    assert number_of_answer(7) == 7
+    with pytest.raises(UserError, match="holds no number"):
+        number_of_answer("many")
+
+
+def test_numeric() -> None:
+    completions = ["48+24 = 72", "I think 72.0!", "72 clips in 2 months", ""]
+    assert numeric(["?"] * 4, completions, ["#### 72"] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_exact_ignores_white_space_around() -> None:
+    assert exact(["?"] * 3, [" Paris\n", "paris", ""], ["Paris"] * 3) == [1.0, 0.0, 0.0]
+
+
+def test_reasoning_gym_scores_with_the_task_itself() -> None:
+    completions = ["63", " 63\n", "063", "63.5", "It is 63"]
+    scores = reasoning_gym(["?"] * 5, completions, ["chain_sum"] * 5, ["63"] * 5, [{}] * 5)
+    # "63" is 2 of the 4 characters of "63.5" and 2 of the 8 of "It is 63": the task's partial credit.
+    assert scores == [1.0, 1.0, 1.0, 0.5, 0.25]
+    with pytest.raises(UserError, match="no task 'chain_summ'"):
+        reasoning_gym(["?"], ["1"], ["chain_summ"], ["1"], [{}])

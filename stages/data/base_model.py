@@ -1,0 +1,118 @@
+"""The model that everything starts from: found and checked before any weights are loaded, and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stages.config.errors import UserError
+from stages.data.embedded import embedded_weights, load_embedded_tokenizer
+from stages.data.tokenizers import load_tokenizer, stop_token_ids
+
+EMBEDDED_FOLDER = "model"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What data/prepare/model.json says.
+
+    path: a folder or a hub id, for `from_pretrained`; the embedded model's is relative to model.json in the file.
+    revision: a hub model's commit. sha256: of a local model's files, or of the embedded weights.
+    stop_token_ids: tokens that end a completion.
+    """
+
+    path: str
+    revision: str | None
+    sha256: str | None
+    embedded: bool
+    trust_remote_code: bool
+    stop_token_ids: list[int]
+
+
+def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenizerBase]:
+    """The model that the config names, and its tokenizer. Raises UserError; loads no weights."""
+    if settings.path is None:
+        tokenizer = load_embedded_tokenizer()
+        stops = sorted({tokenizer.eos_token_id})
+        return BaseModel(EMBEDDED_FOLDER, None, _hash([embedded_weights()]), True, False, stops), tokenizer
+    path, trust = _location(settings.path), settings.trust_remote_code
+    config = _check_config(path, settings.revision, trust)
+    try:
+        tokenizer = load_tokenizer(path, settings.revision, trust)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"model.path: {path} has no tokenizer that can be loaded: {_first_line(error)}"
+        ) from error
+    local = Path(path).is_dir()
+    # A hub id without a revision is pinned here to the commit that was found.
+    revision = None if local else getattr(config, "_commit_hash", None) or settings.revision
+    sha256 = _hash(_model_files(Path(path))) if local else None
+    stops = sorted(stop_token_ids(tokenizer, path, settings.revision))
+    return BaseModel(path, revision, sha256, False, trust, stops), tokenizer
+
+
+def write_base_model(folder: Path, model: BaseModel) -> None:
+    """Writes model.json into prepare's output."""
+    (folder / "model.json").write_text(json.dumps(asdict(model), indent=2) + "\n")
+
+
+def read_base_model(folder: Path) -> BaseModel:
+    """The model that prepare's output names, with a path that `from_pretrained` takes from anywhere."""
+    values = json.loads((folder / "model.json").read_text())
+    if values["embedded"]:
+        values["path"] = str(folder / values["path"])
+    else:
+        values["path"] = _location(values["path"])
+    return BaseModel(**values)
+
+
+def _location(path: str) -> str:
+    """A local folder as an absolute path, seen from the project's root; anything else is a hub id."""
+    local = ROOT / Path(path).expanduser()
+    if local.is_dir():
+        return str(local)
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or local.exists():
+        raise UserError(f"model.path: there is no model folder {path}")
+    return path
+
+
+def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.path: cannot find the model {path}: {_first_line(error)}") from error
+    custom = trust_remote_code and hasattr(config, "auto_map")
+    if config.is_encoder_decoder or not (custom or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise UserError(
+            f"model.path: {path} is a '{config.model_type}' model; only decoder-only ones can be trained"
+        )
+    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+        raise UserError(
+            f"model.path: {path} has no safetensors weights; save the model with safe_serialization"
+        )
+    return config
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".jinja", ".model"}
+    )
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,95 @@
+"""Column names: canonical ones, a user's own, and which of them a row has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.data.nearest import nearest
+from stages.data.records import BadRow
+
+CANONICAL = {
+    *("text", "prompt", "completion", "messages", "instruction", "input", "output"),
+    *("chosen", "rejected", "responses", "scores", "label"),
+}
+Mapping = dict[str, str | list[str]]
+
+
+class NoColumn(Exception):
+    """A column that the mapping names and the row does not have."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A role's mapping from canonical names to the columns' own names. key: where it stands in the config."""
+
+    mapping: Mapping
+    key: str
+
+    def check(self, row: dict[str, Any], where: str) -> None:
+        """Raises UserError where the mapping has an unknown canonical name or names a column that is not there."""
+        for name, own in self.mapping.items():
+            if name not in CANONICAL:
+                raise UserError(f"{self.key}: '{name}' is no canonical column{nearest(name, CANONICAL)}")
+            for path in [own] if isinstance(own, str) else own:
+                self._check_path(row, name, path, where)
+
+    def _check_path(self, row: dict[str, Any], name: str, path: str, where: str) -> None:
+        try:
+            _look_up(row, path)
+        except NoColumn:
+            near = nearest(path, _paths(row))
+            raise UserError(f"{where}: no column '{path}', which {self.key}.{name} names{near}") from None
+
+    def available(self, row: dict[str, Any]) -> set[str]:
+        """The canonical names that a row has, by mapping or by its own names."""
+        return {name for name in CANONICAL if name in self.mapping or name in row}
+
+    def pick(self, row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """The canonical columns of a row, a list of own names as the list of their values. Raises BadRow."""
+        picked = {}
+        for name in names:
+            own = self.mapping.get(name, name)
+            try:
+                picked[name] = (
+                    _look_up(row, own) if isinstance(own, str) else [_look_up(row, path) for path in own]
+                )
+            except NoColumn as error:
+                raise BadRow(f"no column '{error}'") from None
+        return picked
+
+    def tops(self, row: dict[str, Any], names: Iterable[str]) -> set[str]:
+        """The row's own top-level columns that the canonical names take."""
+        owns = own_names({name: self.mapping.get(name, name) for name in names}, but=set())
+        return {own if own in row else own.split(".")[0] for own in owns}
+
+
+def own_names(mapping: Mapping, but: set[str]) -> set[str]:
+    """Every own name that a mapping mentions, except those of the canonical names in `but`."""
+    names: set[str] = set()
+    for name, own in mapping.items():
+        if name not in but:
+            names.update([own] if isinstance(own, str) else own)
+    return names
+
+
+def _look_up(row: dict[str, Any], path: str) -> Any:
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise NoColumn(path)
+        value = value[part]
+    return value
+
+
+def _paths(row: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for name, value in row.items():
+        paths.append(prefix + name)
+        if isinstance(value, dict):
+            paths += _paths(value, f"{prefix}{name}.")
+    return paths

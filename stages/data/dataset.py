@@ -1,0 +1,132 @@
+"""One role's rows, from the source to examples, with the count of everything that was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rich import get_console
+from rich.progress import track
+
+from stages.config.errors import UserError
+from stages.data.columns import Columns
+from stages.data.encoder import Encoder
+from stages.data.examples import Example
+from stages.data.formats import Format, detect, parse
+from stages.data.messages import is_transcript, show
+from stages.data.records import BadRow, LeftOut, Record, Row
+from stages.data.roles import TAKE, group_unpaired
+from stages.data.settings import DataSettings, RoleSettings
+from stages.data.sources import describe, read_rows
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+@dataclass
+class Dataset:
+    """The examples of a role, each beside the opening that hold-outs go by, and what happened on the way."""
+
+    role: str
+    source: str
+    drop_bad_rows: bool
+    format: str = ""
+    style: str = ""
+    read: int = 0
+    grouped: int = 0
+    truncated: int = 0
+    digest: str = ""
+    dropped: Counter[str] = field(default_factory=Counter)
+    openings: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    def leave_out(self, error: LeftOut, where: str) -> None:
+        """Counts a row that cannot be used. Raises UserError for a bad one, unless bad rows are to be dropped."""
+        if isinstance(error, BadRow) and not self.drop_bad_rows:
+            raise UserError(
+                f"{where}: {error}; mend or remove the row, or set data.bad_rows: drop"
+            ) from error
+        self.dropped[error.reason] += 1
+
+
+def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int) -> Dataset:
+    """Reads, recognises, converts and encodes the rows of a role. Raises UserError, also where nothing is left."""
+    own: RoleSettings = getattr(settings, role)
+    dataset = Dataset(role, describe(own), settings.bad_rows == "drop")
+    rows = _progress(read_rows(role, own, seed), f"{role}: reading")
+    records = list(_records(dataset, rows, Columns(own.columns, f"data.{role}.columns")))
+    if not dataset.read:
+        raise UserError(f"data.{role}: {dataset.source} is empty")
+    _encode(dataset, _unique(dataset, records), encoder)
+    if not dataset.examples:
+        reasons = ", ".join(f"{count} for: {reason}" for reason, count in dataset.dropped.items())
+        raise UserError(
+            f"data.{role}: none of the {dataset.read} rows of {dataset.source} is left; dropped {reasons}"
+        )
+    return dataset
+
+
+def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterator[Record]:
+    digest, known = hashlib.sha256(), None
+    for row in rows:
+        dataset.read += 1
+        digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+        if known is None:
+            known = detect(row, columns)
+        try:
+            record = TAKE[dataset.role](parse(row, known, columns))
+        except LeftOut as error:
+            dataset.leave_out(error, row.where)
+            continue
+        if not dataset.style:
+            _recognised(dataset, known, record, row)
+        yield record
+    dataset.digest = digest.hexdigest()
+
+
+def _recognised(dataset: Dataset, known: Format, record: Record, row: Row) -> None:
+    transcript = record.conversational and any(map(is_transcript, row.values.values()))
+    plain = "conversational" if record.conversational else "plain"
+    dataset.format, dataset.style = (
+        known.name,
+        "conversational, Human/Assistant transcript" if transcript else plain,
+    )
+    log.info("%s: %s, %s, from %s", dataset.role, dataset.format, dataset.style, dataset.source)
+
+
+def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
+    """Labels of one prompt together; a prompt without completions once."""
+    grouped = group_unpaired(records)
+    dataset.grouped = len(records) - len(grouped)
+    seen: set[str] = set()
+    unique = []
+    for record in grouped:
+        key = str(record.prompt)
+        if not record.completions and key in seen:
+            dataset.dropped["prompt seen before"] += 1
+            continue
+        seen.add(key)
+        unique.append(record)
+    return unique
+
+
+def _encode(dataset: Dataset, records: list[Record], encoder: Encoder) -> None:
+    for record in _progress(records, f"{dataset.role}: tokens"):
+        encoder.check(record)
+        try:
+            tree, cut = encoder.encode(record)
+        except LeftOut as error:
+            dataset.leave_out(error, record.where)
+            continue
+        dataset.truncated += cut
+        dataset.openings.append(record.opening)
+        dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
+
+
+def _progress(items: Iterable[Item], description: str) -> Iterable[Item]:
+    return track(items, description, transient=True, disable=not get_console().is_terminal)

@@ -1,0 +1,67 @@
+"""A row in canonical form, before it is tokens: a prompt, its completions, and what is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Text = str | list[Message]
+
+
+class LeftOut(Exception):
+    """A row that cannot be used in this role. It is counted in report.json under `reason`, and training goes on."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class BadRow(LeftOut):
+    """A row that somebody got wrong. It stops the stage, unless data.bad_rows says to drop such rows."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it was read, and where: `train.jsonl, line 17`."""
+
+    values: dict[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A prompt and its completions, all plain (str) or all conversational (messages).
+
+    raw: text that continues the prompt as it stands, which a chat template must not wrap.
+    scores: one per completion, or None.
+    columns: the row's columns that its format does not use.
+    used: the row's columns that became completions and scores, under their own names; the prompt role keeps them.
+    where: file and line, for errors.
+    """
+
+    prompt: Text
+    completions: list[Text]
+    scores: list[float] | None = None
+    raw: bool = False
+    columns: dict[str, Any] = field(default_factory=dict)
+    used: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    @property
+    def conversational(self) -> bool:
+        return isinstance(self.prompt, list)
+
+    @property
+    def opening(self) -> str:
+        """What a held-out prompt is recognised by: the first user turn, for dialogues come back at several depths."""
+        if isinstance(self.prompt, list):
+            return next((m["content"] for m in self.prompt if m["role"] == "user"), "").strip()
+        return (self.prompt or str(self.completions[0])).strip()

@@ -1,0 +1,49 @@
+"""What prepare tells about the data: recognised as what, how much was kept, what was left out and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.data.dataset import Dataset
+from stages.data.examples import Example
+from stages.data.holdout import Split
+
+
+def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
+    """The role's part of report.json. read = kept + grouped + everything dropped; kept = train + test + excluded."""
+    return {
+        "source": dataset.source,
+        "format": dataset.format,
+        "style": dataset.style,
+        "read": dataset.read,
+        "kept": len(dataset.examples),
+        "grouped": dataset.grouped,
+        "dropped": dict(sorted(dataset.dropped.items())),
+        "truncated": dataset.truncated,
+        "train": len(split.train),
+        "test": len(split.test),
+        "excluded_for_held_out_prompts": split.excluded,
+        "train_tokens": _tokens(split.train),
+        "digest": dataset.digest,
+    }
+
+
+def summary(role: str, report: dict[str, Any]) -> str:
+    """One line for the log."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
+    return (
+        f"{role}: {report['read']} rows read, {report['train']} to train on, {report['test']} held out, "
+        f"{report['truncated']} truncated; dropped: {left_out}"
+    )
+
+
+def _tokens(examples: list[Example]) -> dict[str, int]:
+    completions = [completion for example in examples for completion in example.tree.completions]
+    prompts = [len(example.tree.prompt.input_ids) for example in examples]
+    return {
+        "prompt": sum(prompts),
+        "completion": sum(len(completion.input_ids) for completion in completions),
+        "target": sum(sum(completion.loss_mask) for completion in completions),
+        "longest_prompt": max(prompts),
+        "longest_completion": max((len(completion.input_ids) for completion in completions), default=0),
+    }

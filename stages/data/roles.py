@@ -1,0 +1,87 @@
+"""What each role takes from a record, whatever format it came in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+
+from stages.data.messages import as_turn
+from stages.data.records import BadRow, LeftOut, Record
+
+ROLES = ("sft", "preference", "prompt")
+
+
+def as_sft(record: Record) -> Record:
+    """One completion to imitate: the demonstration, the chosen one, the best ranked, the one labelled true.
+
+    Raises LeftOut where no completion is good, BadRow where there is none at all.
+    """
+    if not record.completions:
+        raise BadRow("no completion to train on", "sft needs completions and this row is a prompt only")
+    if record.scores is None:
+        return record
+    best = max(range(len(record.scores)), key=record.scores.__getitem__)
+    # Scores of 0 and 1 are verdicts: where the best is a 0, no completion is right.
+    if set(record.scores) == {0.0}:
+        raise LeftOut("no completion is marked good")
+    return replace(record, completions=[record.completions[best]], scores=None)
+
+
+def as_preference(record: Record) -> Record:
+    """Completions with scores, or a prompt whose completions are still to be sampled.
+
+    Equal responses are kept once. Raises LeftOut where nothing is preferred, BadRow where nothing is compared.
+    """
+    if not record.completions:
+        return record
+    if record.scores is None:
+        detail = "preference needs chosen and rejected, ranked or labelled completions, or prompts alone"
+        raise BadRow("a single completion without a label", detail)
+    if len(record.completions) == 1:
+        return record
+    first = {str(text): index for index, text in reversed(list(enumerate(record.completions)))}
+    kept = sorted(first.values())
+    scores = [record.scores[index] for index in kept]
+    if len(set(scores)) < 2:
+        raise LeftOut("all responses are ranked equal")
+    return replace(record, completions=[record.completions[index] for index in kept], scores=scores)
+
+
+def as_prompt(record: Record) -> Record:
+    """The prompt alone; a dialogue up to its last answer. What became completions stays as columns, for verifiers.
+
+    Raises BadRow where the row is text without a prompt.
+    """
+    prompt = record.prompt
+    if not prompt:
+        raise BadRow("no prompt", "the prompt role needs prompts and this row is text only")
+    if isinstance(prompt, list) and record.scores is None and record.completions:
+        turns = [*prompt, *as_turn(record.completions[0], "assistant")]
+        prompt = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    columns = {**record.used, **record.columns}
+    return replace(record, prompt=prompt, completions=[], scores=None, columns=columns, used={})
+
+
+def group_unpaired(records: list[Record]) -> list[Record]:
+    """Labelled completions of one prompt together, so that labels of both kinds make pairs too."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for index, record in enumerate(records):
+        labelled = record.scores is not None and len(record.completions) == 1
+        groups[str(record.prompt) if labelled else f"row {index}"].append(record)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(group: list[Record]) -> Record:
+    completions = [record.completions[0] for record in group if record.completions]
+    if len(group) == 1:
+        return group[0]
+    scores = [score for record in group for score in record.scores or []]
+    return replace(group[0], completions=completions, scores=scores)
+
+
+TAKE: dict[str, Callable[[Record], Record]] = {
+    "sft": as_sft,
+    "preference": as_preference,
+    "prompt": as_prompt,
+}

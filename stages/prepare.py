@@ -1,0 +1,60 @@
+"""prepare: the model is found, the data are read, recognised, turned into tokens and split. Nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from stages.data.base_model import BaseModel, find_base_model, write_base_model
+from stages.data.dataset import load_dataset
+from stages.data.embedded import import_embedded
+from stages.data.encoder import Encoder
+from stages.data.examples import write_examples
+from stages.data.holdout import hold_out
+from stages.data.report import describe_role, summary
+from stages.data.roles import ROLES
+from stages.data.settings import DataSettings
+
+log = logging.getLogger(__name__)
+
+
+def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
+    """Writes the model, the three roles' examples and report.json into `output`; returns the report.
+
+    Raises UserError before anything is written and before any weights are loaded.
+    """
+    settings = DataSettings.model_validate(OmegaConf.to_container(config.data, resolve=True))
+    model, tokenizer = find_base_model(config.model)
+    encoder = Encoder(tokenizer, set(model.stop_token_ids), settings)
+    datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
+    splits = hold_out(datasets, settings.test_size, config.seed)
+
+    model = replace(model, stop_token_ids=sorted(encoder.stop_ids))
+    write_base_model(output, model)
+    report: dict[str, Any] = {"model": _describe_model(model, encoder)}
+    for dataset in datasets:
+        split = splits[dataset.role]
+        write_examples(output / f"{dataset.role}.jsonl", split.train)
+        write_examples(output / f"{dataset.role}_test.jsonl", split.test)
+        report[dataset.role] = describe_role(dataset, split)
+        log.info(summary(dataset.role, report[dataset.role]))
+    (output / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if model.embedded:
+        log.info("model: importing the embedded weights, about 20 seconds")
+        import_embedded(output / model.path, tokenizer)
+    return report
+
+
+def _describe_model(model: BaseModel, encoder: Encoder) -> dict[str, Any]:
+    return {
+        "path": model.path,
+        "revision": model.revision,
+        "sha256": model.sha256,
+        "chat_template": encoder.chat is not None,
+        "stop_token_ids": model.stop_token_ids,
+    }

@@ -47,8 +47,8 @@ def find_function(name: str) -> Callable[..., Any]:
 
 
 class FunctionReward:
-    """Calls a function with what it names of the prompts' and completions' text and the data's columns (all of
-    it if it takes `**columns`)."""
+    """Calls a function with what it names of: `prompts`, `completions` (as text) and the data's columns; with
+    all of them if it takes `**columns`."""
 
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name = name
@@ -56,8 +56,10 @@ class FunctionReward:
         self.tokenizer = tokenizer
 
     def __call__(self, examples: Sequence[Example], trees: Sequence[Tree]) -> list[float | None]:
-        """One score per completion, in tree order; `examples[i]` belongs to `trees[i]`. Raises UserError where
-        a column is missing or the result is not one number or None per completion."""
+        """One score per completion, in tree order; `examples[i]` belongs to `trees[i]`.
+
+        Raises UserError where a column is missing or the result is not a number or None per completion.
+        """
         pairs = list(zip(examples, trees, strict=True))
         owners = [example for example, tree in pairs for _ in tree.completions]
         ids = [completion.input_ids for _, tree in pairs for completion in tree.completions]

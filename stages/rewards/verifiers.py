@@ -1,7 +1,7 @@
 """Verifiers: gold rewards that are computed, not learned. 1 is right, 0 is wrong, between is partly right.
 
-A verifier is called as a user's reward function is: `prompts`, `completions` and the data's columns, one entry
-per completion; it returns a number per completion, or None where it does not apply.
+A verifier is called as a user's reward function is: `prompts`, `completions` and the data's columns, one
+entry per completion; it returns a number per completion, or None where it does not apply.
 """
 
 from __future__ import annotations

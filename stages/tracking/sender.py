@@ -119,8 +119,7 @@ def follow(folder: Path, uri: str, experiment: str, drain_timeout: float) -> Non
             failures += 1
             print(f"delivery failed: {type(error).__name__}: {error}", file=sys.stderr)
             if failures > 1:  # once may be a database that was locked for a moment
-                reason = str(error).splitlines()[0][:200]
-                write_delivered(folder, {**read_delivered(folder), "error": reason})
+                write_delivered(folder, {**read_delivered(folder), "error": str(error)[:200]})
         if not is_alive(folder):
             ended = ended or time.monotonic()
             if time.monotonic() - ended > drain_timeout:

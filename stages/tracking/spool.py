@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 import uuid
@@ -39,6 +40,7 @@ class Spool:
         self._events: IO[str] = (hidden / EVENTS).open("a", buffering=1)
         fcntl.flock(self._events, fcntl.LOCK_EX)
         self._healthy = True
+        self.sender: subprocess.Popen[Any] | None = None  # started when the folder is there
         self.write({**start, "id": name})
         hidden.rename(self.folder)
 
@@ -57,17 +59,15 @@ class Spool:
         """Every line is written when it is logged: nothing waits."""
 
     def close(self) -> None:
-        """Let go of the lock, and give the sender a moment, unless it has met an error already."""
+        """Let go of the lock, and give the sender a moment, unless it has met an error or gone."""
         self._events.close()
         deadline = time.monotonic() + self._finish_timeout
-        while self.folder.exists() and time.monotonic() < deadline:
-            error = read_delivered(self.folder)["error"]
-            if error is not None:
-                print(
-                    f"warning: MLflow is not reachable ({error}); this run waits in {self.folder}"
-                    " and the next run delivers it",
-                    file=sys.stderr,
-                )
+        while self.sender is not None and self.folder.exists() and time.monotonic() < deadline:
+            gone = self.sender.poll() is not None
+            error = read_delivered(self.folder)["error"] or ("see its sender.log" if gone else None)
+            if error is not None and self.folder.exists():
+                print(f"warning: MLflow is not reachable: {error}", file=sys.stderr)
+                print(f"  the run waits in {self.folder}; the next one delivers it", file=sys.stderr)
                 return
             time.sleep(0.05)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,14 +47,14 @@ def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
     }
     try:
         spool = Spool(root / ".spool", start, config.tracking.finish_timeout)
-        start_sender(spool.folder, config, root)
+        spool.sender = start_sender(spool.folder, config, root)
     except OSError as error:  # a read-only folder, a full disk: tracking never stops a stage
         print(f"warning: this run is not tracked: {error}", file=sys.stderr)
         return Tracker([curves])
     return Tracker([curves, spool])
 
 
-def start_sender(folder: Path, config: DictConfig, root: Path) -> None:
+def start_sender(folder: Path, config: DictConfig, root: Path) -> subprocess.Popen[Any]:
     """Start the process that delivers this run. It outlives the stage, and a Ctrl-C on it."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     # Two cores at most of a small machine, and both are the stage's.
@@ -64,4 +65,4 @@ def start_sender(folder: Path, config: DictConfig, root: Path) -> None:
     command += ["--drain-timeout", str(config.tracking.drain_timeout)]
     with (folder / "sender.log").open("w") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, **streams)
+        return subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, **streams)

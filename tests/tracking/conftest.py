@@ -1,0 +1,58 @@
+"""A project of its own for each test, with a real sqlite store."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import DictConfig, OmegaConf
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the runs are recorded in; `out` in it is a stage's output."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("TREELINE_PARENT", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")  # what load_table reads
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def settings(**changes: Any) -> DictConfig:
+    """A config as a stage has it, with the given values under `tracking`."""
+    tracking = {
+        "enabled": True,
+        "uri": None,
+        "experiment": "treeline",
+        "finish_timeout": 60,
+        "drain_timeout": 60,
+    }
+    return OmegaConf.create({"seed": 1, "rl": {"ppo": {"kl_coef": 0.05}}, "tracking": tracking | changes})
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(project: Path) -> dict[str, Run]:
+    """The runs of the project by name."""
+    mlflow = client(project)
+    experiment = mlflow.get_experiment_by_name("treeline")
+    assert experiment is not None
+    return {str(run.info.run_name): run for run in mlflow.search_runs([experiment.experiment_id])}
+
+
+def waiting(project: Path) -> list[str]:
+    """The runs in the spool."""
+    return [path.name for path in (project / ".spool").iterdir() if path.is_dir()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)

@@ -1,0 +1,169 @@
+"""Spool, sender and MLflow together: the real store, the real processes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.tracking import start_tracker
+from stages.tracking.sender import deliver
+from stages.tracking.spool import EVENTS, Spool, read_events
+from stages.tracking.store import Store
+from stages.tracking.tracker import Tracker
+from tests.tracking.conftest import client, runs, settings, wait_for, waiting
+
+ROOT = Path(__file__).parents[2]
+STAGE = """
+import os, signal, sys
+from pathlib import Path
+from stages.tracking import start_tracker
+from tests.tracking.conftest import settings
+tracker = start_tracker(sys.argv[1], settings(), Path(os.environ["DVC_ROOT"]) / "out")
+tracker.log({"train/loss": 0.5}, step=3)
+if "killed" in sys.argv: os.kill(os.getpid(), signal.SIGKILL)
+tracker.finish()
+"""
+
+
+def stage(*arguments: str) -> subprocess.Popen:
+    """A stage of its own process, in the project that DVC_ROOT names."""
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE, *arguments], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+
+
+def closed_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREELINE_PARENT", "grid-1")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123")  # MLflow would write into this run instead of ours
+    tracker = start_tracker("sft", settings(), project / "out")
+    tracker.log({"train/loss": 2.0, "perf/tokens_per_second": 800.0}, step=0)
+    tracker.log({"train/loss": 1.5}, step=1)
+    tracker.log_dataset("sft", "ab" * 32, rows=1000)
+    tracker.log_table("samples", [{"prompt": "1 + 1", "sft": "2"}, {"prompt": "2 + 2", "sft": "5"}])
+    tracker.log_artifact(project / "out")
+    tracker.finish()
+    assert waiting(project) == []  # finish has waited for the delivery
+
+    found, mlflow = runs(project), client(project)
+    child, parent = found["sft"], found["sweep"]
+    assert child.info.status == parent.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.params["rl.ppo.kl_coef"] == "0.05"
+    assert len(child.data.tags["mlflow.source.git.commit"]) == 40
+    assert child.data.metrics["perf/tokens_per_second"] == 800.0
+    history = mlflow.get_metric_history(child.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(0, 2.0), (1, 1.5)]
+    assert child.inputs is not None
+    (dataset,) = [entry.dataset for entry in child.inputs.dataset_inputs]
+    assert dataset.name == "sft" and json.loads(str(dataset.profile)) == {
+        "num_rows": 1000,
+        "digest": "ab" * 32,
+    }
+    assert {file.path for file in mlflow.list_artifacts(child.info.run_id)} == {
+        "config.yaml",
+        "samples.json",
+        "out",
+    }
+    assert len(mlflow.load_table("1", "samples.json", [child.info.run_id])) == 2
+
+
+def test_a_second_delivery_changes_nothing(project: Path) -> None:
+    spool = Spool(project / ".spool", start_event(), finish_timeout=0)
+    tracker = Tracker([spool])
+    tracker.log({"train/loss": 2.0}, step=0)
+    tracker.log_table("samples", [{"prompt": "1 + 1"}])
+    tracker.finish()
+    again = project / ".spool" / "again"
+    shutil.copytree(spool.folder, again)
+
+    store = Store(f"sqlite:///{project / 'mlflow.db'}", "treeline", project / ".spool")
+    assert deliver(spool.folder, store)
+    before = runs(project)["sft"]
+    assert deliver(again, store)
+    after = runs(project)["sft"]
+    assert len(runs(project)) == 1
+    assert after.to_dictionary() == before.to_dictionary()
+    assert len(client(project).get_metric_history(after.info.run_id, "train/loss")) == 1
+    assert len(client(project).load_table("1", "samples.json", [after.info.run_id])) == 1
+
+
+def test_an_unreachable_server_costs_nothing_and_the_next_run_delivers(project: Path) -> None:
+    unreachable = settings(uri=f"http://127.0.0.1:{closed_port()}", drain_timeout=0)
+    tracker = start_tracker("sft", unreachable, project / "out")
+    started = time.monotonic()
+    for step in range(1000):
+        tracker.log({"train/loss": 1.0}, step=step)
+    assert time.monotonic() - started < 2
+    tracker.finish()
+    assert time.monotonic() - started < 40  # told by the sender's error, not by finish_timeout
+    (folder,) = waiting(project)
+    assert "delivery failed" in (project / ".spool" / folder / "sender.log").read_text()
+
+    start_tracker("rl", settings(), project / "out").finish()
+    wait_for(lambda: waiting(project) == [])
+    found = runs(project)
+    assert found["sft"].info.status == found["rl"].info.status == "FINISHED"
+    history = client(project).get_metric_history(found["sft"].info.run_id, "train/loss")
+    assert sorted(point.step for point in history) == list(range(1000))
+
+
+def test_a_killed_run_is_marked(project: Path) -> None:
+    assert stage("rl", "killed").wait() == -signal.SIGKILL
+    wait_for(lambda: waiting(project) == [])
+    run = runs(project)["rl"]
+    assert run.info.status == "KILLED"
+    assert run.data.metrics == {"train/loss": 0.5}
+
+
+def test_six_at_once_on_a_fresh_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREELINE_PARENT", "grid-1")
+    names = [f"job-{i}" for i in range(6)]
+    assert [process.wait() for process in [stage(name) for name in names]] == [0] * 6
+    wait_for(lambda: waiting(project) == [])
+    found = runs(project)
+    assert sorted(found) == [*names, "sweep"]
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert all(found[name].data.metrics == {"train/loss": 0.5} for name in names)
+
+
+def test_a_line_that_was_cut_short_waits(project: Path) -> None:
+    spool = Spool(project / ".spool", start_event(), finish_timeout=0)
+    with (spool.folder / EVENTS).open("a") as file:
+        file.write('{"event": "met')
+    events, offset = read_events(spool.folder, 0)
+    assert [event["event"] for event in events] == ["start"]
+    with (spool.folder / EVENTS).open("a") as file:
+        file.write('rics", "step": 1}\n')
+    assert read_events(spool.folder, offset)[0] == [{"event": "metrics", "step": 1}]
+
+
+def test_other_ranks_and_no_tracking_leave_no_spool(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = start_tracker("sft", settings(enabled=False), project / "out")
+    tracker.log({"train/loss": 1.0}, step=1)
+    tracker.finish()
+    assert (project / "out" / "curves.csv").read_text() == "step,train/loss\n1,1.0\n"
+    (project / "out" / "curves.csv").unlink()
+    monkeypatch.setenv("RANK", "1")
+    tracker = start_tracker("sft", settings(), project / "out")
+    tracker.log({"train/loss": 1.0}, step=1)
+    tracker.finish()
+    assert list((project / "out").iterdir()) == []
+    assert not (project / ".spool").exists()
+
+
+def start_event() -> dict:
+    fields = {"event": "start", "time": 1_700_000_000_000, "stage": "sft", "name": "sft", "parent": None}
+    return fields | {"params": {"seed": "1"}, "tags": {}, "config": "seed: 1\n"}

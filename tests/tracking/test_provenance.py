@@ -1,0 +1,58 @@
+"""Where a run comes from."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages.tracking.provenance import dvc_inputs, is_dvc, md5, params
+
+
+@pytest.mark.parametrize(
+    ("arguments", "yes"),
+    [
+        (["dvc", "repro"], True),
+        (["/venv/bin/python", "/venv/bin/dvc", "repro"], True),
+        (["/venv/bin/python3", "-m", "dvc", "exp", "run"], True),
+        (["bash", "-c", "dvc repro"], False),
+        (["python", "-m", "stages.rl"], False),
+        (["vim", "notes", "dvc"], False),
+        ([], False),
+    ],
+)
+def test_dvc_is_known_by_its_command_line(arguments: list[str], yes: bool) -> None:
+    assert is_dvc(arguments) is yes
+
+
+def test_every_value_has_its_dotted_name() -> None:
+    config = OmegaConf.create(
+        {"seed": 1, "rl": {"ppo": {"kl_coef": 0.05}}, "rewards": {}, "terms": [2, 3], "uri": None}
+    )
+    assert params(config) == {
+        "seed": "1", "rl.ppo.kl_coef": "0.05", "rewards": "{}", "terms": "[2, 3]", "uri": "None"
+    }  # fmt: skip
+
+
+def test_hashes_are_those_of_dvc(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "sub").mkdir(parents=True)
+    (tmp_path / "raw" / "a.txt").write_text("one\n")
+    (tmp_path / "raw" / "sub" / "b.txt").write_text("two\n")
+    # As `dvc add raw` wrote them.
+    assert md5(tmp_path / "raw" / "a.txt") == "5bbf5a52328e7439ae6e719dfe712200"
+    assert md5(tmp_path / "raw") == "20ad46588e5628537eb822c2583dd63d.dir"
+
+
+def test_inputs_come_from_the_lock_or_are_computed(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  rl:\n    deps: [data/sft/model, 'conf/rl/${rl.algo}.yaml', conf/gone.yaml]\n"
+    )
+    (tmp_path / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  sft:\n    outs:\n    - {path: data/sft/model, hash: md5, md5: abc.dir}\n"
+    )
+    (tmp_path / "data/sft/model").mkdir(parents=True)
+    (tmp_path / "conf/rl").mkdir(parents=True)
+    (tmp_path / "conf/rl/ppo.yaml").write_text("one\n")
+    config = OmegaConf.create({"rl": {"algo": "ppo"}})
+    assert dvc_inputs("rl", config, tmp_path) == {
+        "data/sft/model": "abc.dir", "conf/rl/ppo.yaml": "5bbf5a52328e7439ae6e719dfe712200"
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""prepare: the model is found, the data are read, recognised, turned into tokens and split. Nothing is trained."""
+"""prepare: the model is found; the data are read, recognised, turned into tokens and split."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from stages.data.answers import check_answers
 from stages.data.base_model import BaseModel, find_base_model, write_base_model
 from stages.data.dataset import load_dataset
 from stages.data.embedded import import_embedded
@@ -32,6 +33,10 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     model, tokenizer = find_base_model(config.model)
     encoder = Encoder(tokenizer, set(model.stop_token_ids), settings)
     datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
+    for dataset in datasets:
+        # Only where completions are sampled is there something to verify.
+        sampled = [example for example in dataset.examples if not example.tree.completions]
+        check_answers(dataset.role, settings.verifier, sampled)
     splits = hold_out(datasets, settings.test_size, config.seed)
 
     model = replace(model, stop_token_ids=sorted(encoder.stop_ids))

@@ -1,4 +1,4 @@
-"""The model that everything starts from: found and checked before any weights are loaded, and written down."""
+"""The model that everything starts from: found and checked without loading weights, and written down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from stages.config.errors import UserError
 from stages.data.embedded import embedded_weights, load_embedded_tokenizer
-from stages.data.tokenizers import load_tokenizer, stop_token_ids
+from stages.data.tokenizers import eos_token_ids, load_tokenizer, stop_token_ids
 
 EMBEDDED_FOLDER = "model"
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class BaseModel:
     """What data/prepare/model.json says.
 
-    path: a folder or a hub id, for `from_pretrained`; the embedded model's is relative to model.json in the file.
-    revision: a hub model's commit. sha256: of a local model's files, or of the embedded weights.
+    path: a folder or a hub id, for `from_pretrained`; in the file, the embedded model's is relative to it.
+    revision: a hub model's commit. sha256: of the embedded GGUF file, or of a local folder's files.
     stop_token_ids: tokens that end a completion.
     """
 
@@ -40,8 +40,8 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
     """The model that the config names, and its tokenizer. Raises UserError; loads no weights."""
     if settings.path is None:
         tokenizer = load_embedded_tokenizer()
-        stops = sorted({tokenizer.eos_token_id})
-        return BaseModel(EMBEDDED_FOLDER, None, _hash([embedded_weights()]), True, False, stops), tokenizer
+        stops = sorted(eos_token_ids(tokenizer))
+        return BaseModel(EMBEDDED_FOLDER, None, _file_hash(embedded_weights()), True, False, stops), tokenizer
     path, trust = _location(settings.path), settings.trust_remote_code
     config = _check_config(path, settings.revision, trust)
     try:
@@ -53,7 +53,7 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
     local = Path(path).is_dir()
     # A hub id without a revision is pinned here to the commit that was found.
     revision = None if local else getattr(config, "_commit_hash", None) or settings.revision
-    sha256 = _hash(_model_files(Path(path))) if local else None
+    sha256 = _folder_hash(Path(path)) if local else None
     stops = sorted(stop_token_ids(tokenizer, path, settings.revision))
     return BaseModel(path, revision, sha256, False, trust, stops), tokenizer
 
@@ -100,18 +100,16 @@ def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> P
     return config
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".jinja", ".model"}
-    )
+def _folder_hash(folder: Path) -> str:
+    kinds = {".json", ".safetensors", ".jinja", ".model"}
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
+    lines = [f"{_file_hash(path)}  {path.name}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -15,10 +15,10 @@ PROBE = [Message(role="user", content="one"), Message(role="assistant", content=
 
 
 class ChatTemplate:
-    """The tokenizer's chat template, checked once: an answer continues its prompt and ends, and there is one BOS at most.
+    """The tokenizer's chat template, checked once: an answer continues its prompt and ends; one BOS at most.
 
-    stop_ids: tokens that end an assistant turn; where the template ends its turns with another special token, that
-        one is added, for a model that learns it must be stopped by it.
+    stop_ids: tokens that end an assistant turn; where the template ends its turns with another special token,
+        that one is added, for a model that learns it must be stopped by it.
     Raises UserError where the model could not learn from conversations in this template.
     """
 
@@ -35,7 +35,7 @@ class ChatTemplate:
             raise UserError(f"the model's chat template cannot be trained on: {error}") from error
 
     def tree(self, prompt: list[Message], completions: list[list[Message]]) -> Tree:
-        """The prompt up to where an answer begins, and each completion up to the end of its last assistant turn.
+        """The prompt up to where an answer begins, and each completion to the end of its last assistant turn.
 
         Assistant turns are targets, their end included; what is between them is not. Raises BadRow.
         """
@@ -70,8 +70,10 @@ class ChatTemplate:
     def _continue(self, ids: list[int], text: str, end: str) -> list[int]:
         """The tokens by which `end` goes on after `text`, whose tokens are `ids`."""
         if not end.startswith(text):
-            detail = "it writes the beginning of a dialogue differently once an answer follows; train on single turns"
-            raise BadRow("the chat template is not prefix-stable", detail)
+            detail = "it rewrites a dialogue's beginning once more follows; train on single turns"
+            raise BadRow(
+                "the chat template is not prefix-stable", f"the chat template is not prefix-stable: {detail}"
+            )
         joint = self.encode(end)
         # Where a token would span the border, the prompt stays as the sampler will see it.
         return joint[len(ids) :] if joint[: len(ids)] == ids else self.encode(end[len(text) :])

@@ -10,9 +10,12 @@ from stages.config.errors import UserError
 from stages.data.nearest import nearest
 from stages.data.records import BadRow
 
+# No format uses it; a verifier reads it.
+ANSWER = "answer"
 CANONICAL = {
     *("text", "prompt", "completion", "messages", "instruction", "input", "output"),
     *("chosen", "rejected", "responses", "scores", "label"),
+    ANSWER,
 }
 Mapping = dict[str, str | list[str]]
 
@@ -29,7 +32,7 @@ class Columns:
     key: str
 
     def check(self, row: dict[str, Any], where: str) -> None:
-        """Raises UserError where the mapping has an unknown canonical name or names a column that is not there."""
+        """Raises UserError on an unknown canonical name in the mapping, and on a column that is not there."""
         for name, own in self.mapping.items():
             if name not in CANONICAL:
                 raise UserError(f"{self.key}: '{name}' is no canonical column{nearest(name, CANONICAL)}")
@@ -59,6 +62,10 @@ class Columns:
             except NoColumn as error:
                 raise BadRow(f"no column '{error}'") from None
         return picked
+
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The answer for verifiers under its canonical name, where the mapping names it. Raises BadRow."""
+        return self.pick(row, [ANSWER]) if ANSWER in self.mapping else {}
 
     def tops(self, row: dict[str, Any], names: Iterable[str]) -> set[str]:
         """The row's own top-level columns that the canonical names take."""

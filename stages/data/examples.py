@@ -1,4 +1,4 @@
-"""What prepare writes and every later stage reads: a tree of tokens, the text to show, and the row's other columns."""
+"""What prepare writes and later stages read: a tree of tokens, text to show, and the row's other columns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stages.packing import Node, Tree
 class Example:
     """One row, ready to train on.
 
-    scores: one per completion, higher is better: chosen 1 and rejected 0, a ranking's scores, an unpaired row's
-        label as 1 or 0; None where the row says nothing of the kind.
+    scores: one per completion, higher is better: chosen 1 and rejected 0, a ranking's scores, an unpaired
+        row's label as 1 or 0; None where the row says nothing of the kind.
     columns: what a verifier or a user's reward function may want to see, such as `answer`.
     """
 

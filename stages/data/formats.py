@@ -24,7 +24,7 @@ class Format:
 
 
 def detect(row: Row, columns: Columns) -> Format:
-    """The first format all of whose columns a row has. Raises UserError that names the nearest column to mend."""
+    """The first format all of whose columns a row has. Raises UserError that names the column to mend."""
     columns.check(row.values, row.where)
     available = columns.available(row.values)
     for known in FORMATS:
@@ -34,14 +34,14 @@ def detect(row: Row, columns: Columns) -> Format:
 
 
 def parse(row: Row, known: Format, columns: Columns) -> Record:
-    """A row of a known format as a record; the columns that the format does not use stay beside it. Raises BadRow."""
+    """A row of a known format as a record, beside the columns that the format does not use. Raises BadRow."""
     names = [*known.needs, *(name for name in known.may if name in columns.available(row.values))]
     record = known.parse(columns.pick(row.values, names))
     prompts = columns.tops(row.values, set(names) & {"prompt", "instruction", "input"})
     used = columns.tops(row.values, names) - prompts
     rest = {name: value for name, value in row.values.items() if name not in used | prompts}
     taken = {name: row.values[name] for name in row.values if name in used}
-    return replace(record, columns=rest, used=taken, where=row.where)
+    return replace(record, columns=rest | columns.answer(row.values), used=taken, where=row.where)
 
 
 def _missing(row: Row, columns: Columns, available: set[str]) -> str:
@@ -55,7 +55,8 @@ def _missing(row: Row, columns: Columns, available: set[str]) -> str:
         return f"no known format in the columns {own}; {hint or f'map them, such as {example}'}"
     lacking = next(name for name in begun.needs if name not in available)
     found = nearest(lacking, [name for name in row.values if name not in available])
-    return f"{begun.name} data need the column '{lacking}', and the columns are {own}{found if 'mean' in found else ''}"
+    hint = found if "did you mean" in found else ""
+    return f"{begun.name} data need the column '{lacking}', and the columns are {own}{hint}"
 
 
 def _share(known: Format, available: set[str]) -> float:

@@ -20,9 +20,9 @@ class Split:
 
 
 def hold_out(datasets: list[Dataset], test_size: int, seed: int) -> dict[str, Split]:
-    """Splits every role: its `test_size` prompts that come first in an order drawn from the seed are held out.
+    """Splits every role: the `test_size` prompts that come first in an order by the seed are held out.
 
-    The order is the same in all roles, so roles that read the same prompts hold out the same ones, and few are lost.
+    The order is the same in all roles, so roles that read the same prompts hold out the same ones.
     Raises UserError where a role has too few prompts.
     """
     held = {dataset.role: _first_openings(dataset, test_size, seed) for dataset in datasets}

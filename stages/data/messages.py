@@ -16,7 +16,7 @@ TRANSCRIPT = re.compile(r"\A\s*\n\nHuman:")
 
 
 def to_text(value: Any, name: str) -> Text:
-    """A plain string, or messages: from a list of them, from JSON in a cell, or from a Human/Assistant transcript.
+    """A plain string, or messages: from a list, from JSON in a cell, or from a Human/Assistant transcript.
 
     Raises BadRow where the value is none of these, or is empty.
     """

@@ -10,7 +10,7 @@ from stages.config.errors import UserError
 from stages.data.nearest import nearest
 from stages.data.records import Row
 
-# Distinct problems are wanted and small tasks repeat themselves; after this many draws per problem the task is spent.
+# Small tasks repeat themselves: after this many draws per wanted problem, there are no more distinct ones.
 DRAWS_PER_PROBLEM = 20
 
 
@@ -19,8 +19,8 @@ def generate_problems(
 ) -> Iterator[Row]:
     """Up to `size` distinct problems, fewer where the task has no more.
 
-    Columns: prompt, answer, task, metadata (the last three are what the verifier scores by), and with `with_answer`
-    the completion. Raises UserError on an unknown task or setting.
+    Columns: prompt; answer, task, metadata (for the verifier); and with `with_answer` the completion.
+    Raises UserError on an unknown task or setting.
     """
     problems = _create(task, settings, size * DRAWS_PER_PROBLEM, seed)
     seen: set[str] = set()

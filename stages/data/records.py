@@ -17,7 +17,7 @@ Text = str | list[Message]
 
 
 class LeftOut(Exception):
-    """A row that cannot be used in this role. It is counted in report.json under `reason`, and training goes on."""
+    """A row that cannot be used in this role; report.json counts it under `reason`, and the stage goes on."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -43,7 +43,7 @@ class Record:
     raw: text that continues the prompt as it stands, which a chat template must not wrap.
     scores: one per completion, or None.
     columns: the row's columns that its format does not use.
-    used: the row's columns that became completions and scores, under their own names; the prompt role keeps them.
+    used: columns that became completions and scores, under their own names; the prompt role keeps them.
     where: file and line, for errors.
     """
 
@@ -61,7 +61,7 @@ class Record:
 
     @property
     def opening(self) -> str:
-        """What a held-out prompt is recognised by: the first user turn, for dialogues come back at several depths."""
+        """What hold-outs go by: the first user turn, for dialogues come back at several depths."""
         if isinstance(self.prompt, list):
             return next((m["content"] for m in self.prompt if m["role"] == "user"), "").strip()
         return (self.prompt or str(self.completions[0])).strip()

@@ -10,7 +10,7 @@ from stages.data.holdout import Split
 
 
 def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
-    """The role's part of report.json. read = kept + grouped + everything dropped; kept = train + test + excluded."""
+    """The role's part of report.json: read = kept + grouped + dropped, kept = train + test + excluded."""
     return {
         "source": dataset.source,
         "format": dataset.format,

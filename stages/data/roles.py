@@ -31,7 +31,7 @@ def as_sft(record: Record) -> Record:
 def as_preference(record: Record) -> Record:
     """Completions with scores, or a prompt whose completions are still to be sampled.
 
-    Equal responses are kept once. Raises LeftOut where nothing is preferred, BadRow where nothing is compared.
+    Equal responses are kept once. Raises LeftOut where all are equally good, BadRow on an unlabelled one.
     """
     if not record.completions:
         return record
@@ -49,7 +49,7 @@ def as_preference(record: Record) -> Record:
 
 
 def as_prompt(record: Record) -> Record:
-    """The prompt alone; a dialogue up to its last answer. What became completions stays as columns, for verifiers.
+    """The prompt alone; a dialogue up to its last answer. What became completions stays as columns.
 
     Raises BadRow where the row is text without a prompt.
     """

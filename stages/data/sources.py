@@ -47,7 +47,7 @@ def _from_hub(role: str, settings: RoleSettings) -> Iterator[Row]:
     where = describe(settings)
     try:
         rows = load_dataset(settings.name, settings.subset, split=settings.split, revision=settings.revision)
-    # The library raises many kinds here (not found, offline, gated, unknown split), all with a clear first line.
+    # The library raises many kinds (not found, offline, gated, unknown split), all with a clear first line.
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"data.{role}: cannot load {where} from the hub: {first_line}") from error

@@ -14,11 +14,16 @@ def load_tokenizer(
     return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
+def eos_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's EOS, or nothing."""
+    return {eos for eos in [tokenizer.eos_token_id] if isinstance(eos, int)}
+
+
 def stop_token_ids(
     tokenizer: PreTrainedTokenizerBase, path: str | Path, revision: str | None = None
 ) -> set[int]:
-    """The tokenizer's EOS, and what else the model's generation config stops at (Llama 3 and Gemma end turns there)."""
-    stops = {eos for eos in [tokenizer.eos_token_id] if isinstance(eos, int)}
+    """The tokenizer's EOS, and the generation config's: Llama 3 and Gemma end turns with another token."""
+    stops = eos_token_ids(tokenizer)
     try:
         listed = GenerationConfig.from_pretrained(path, revision=revision or "main").eos_token_id
     except OSError:

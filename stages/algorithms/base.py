@@ -1,0 +1,41 @@
+"""What an algorithm is: a module whose forward pass gives a loss as a sum and a weight."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from stages.algorithms.batch import Batch
+
+
+class Loss(NamedTuple):
+    """Sums over units (tokens, pairs, ...). The loop alone divides, by the weight of the whole step on every rank."""
+
+    total: Tensor
+    weight: Tensor
+    metrics: dict[str, Tensor]  # sums over the same units; divided the same way
+
+
+class Algorithm(nn.Module, ABC):
+    """One small file per algorithm. Offline ones keep `experience`; online ones sample and score in it."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+        self.observed: dict[str, list[Tensor]] = defaultdict(list)
+
+    def experience(self, batch: Batch) -> Iterator[Batch]:
+        """The minibatches that one batch of examples gives rise to, one optimizer step each."""
+        yield batch
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Loss:
+        """The loss of a microbatch."""
+
+    def observe(self, name: str, values: Tensor) -> None:
+        """Remember values (any shape) whose mean over the step, on every rank, is logged as `name`."""
+        self.observed[name].append(values.detach().float().flatten())

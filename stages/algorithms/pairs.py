@@ -1,0 +1,30 @@
+"""Which completions of a batch form preference pairs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from stages.algorithms.batch import Batch
+
+
+def preference_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Rows of the chosen and of the rejected completion, for every two of one prompt whose scores differ.
+
+    A pair is a ranking of two; a ranking of K gives up to K (K - 1) / 2 pairs (Ouyang et al. 2022, section 3.5).
+    """
+    chosen: list[int] = []
+    rejected: list[int] = []
+    first = 0
+    for example in batch.examples:
+        scores = example.scores or []
+        for left, right in combinations(range(len(scores)), 2):
+            if scores[left] != scores[right]:
+                better, worse = (left, right) if scores[left] > scores[right] else (right, left)
+                chosen.append(first + better)
+                rejected.append(first + worse)
+        first += len(example.tree.completions)
+    return torch.tensor(chosen, dtype=torch.long), torch.tensor(rejected, dtype=torch.long)

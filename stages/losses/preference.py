@@ -1,0 +1,39 @@
+"""Losses on preference pairs: one value per pair.
+
+Log-ratios are log pi(y|x) - log pi_ref(y|x), summed over a completion's tokens.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Pairs = Float[Tensor, " pairs"]
+
+
+def bradley_terry(chosen_rewards: Pairs, rejected_rewards: Pairs) -> Pairs:
+    """-log sigmoid(r_chosen - r_rejected). Ouyang et al. 2022 (InstructGPT), equation 1."""
+    return -F.logsigmoid(chosen_rewards - rejected_rewards)
+
+
+def sigmoid(chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float, label_smoothing: float = 0.0) -> Pairs:
+    """DPO: -log sigmoid(beta (chosen - rejected)). Rafailov et al. 2023, equation 7.
+
+    `label_smoothing` is the share of labels assumed to be flipped: conservative DPO, Mitchell 2023.
+    """
+    logits = beta * (chosen_logratios - rejected_logratios)
+    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+
+
+def hinge(chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float) -> Pairs:
+    """SLiC-style hinge: max(0, 1 - beta (chosen - rejected)). Liu et al. 2023 (RSO), table 1."""
+    return F.relu(1 - beta * (chosen_logratios - rejected_logratios))
+
+
+def ipo(chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float) -> Pairs:
+    """IPO: (chosen - rejected - 1 / (2 beta))^2 on log-ratios summed over tokens. Azar et al. 2023, equation 17.
+
+    TRL averages the log-ratios over tokens instead; sum is the paper's form.
+    """
+    return (chosen_logratios - rejected_logratios - 1 / (2 * beta)) ** 2

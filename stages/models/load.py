@@ -1,0 +1,83 @@
+"""Models from disk or hub to memory and back: base weights, adapters, tokenizer beside them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.models.hidden import probe
+
+ADAPTER = "adapter_config.json"
+
+
+def load_model(
+    path: str | Path, kind: Any = AutoModelForCausalLM, *, revision: str | None = None, **options: Any
+) -> PreTrainedModel:
+    """Load in float32, with dropout off. A folder that holds an adapter is loaded onto its base and merged.
+
+    `path` is a folder or a hub id; `kind` a transformers auto class; `options` go to its `from_pretrained`.
+    """
+    if (Path(path) / ADAPTER).exists():
+        adapter = PeftConfig.from_pretrained(str(path))
+        base = _base_of(Path(path), adapter)
+        model = load_model(base, kind, revision=adapter.revision, **options)
+        model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[operator]
+    else:
+        model = kind.from_pretrained(path, revision=revision or "main", dtype=torch.float32, **options)
+    disable_dropout(model)
+    probe(model)
+    return model
+
+
+def _base_of(folder: Path, adapter: PeftConfig) -> str:
+    """An adapter names its base relative to its own folder, so that a project can be moved; a hub id stays one."""
+    name = str(adapter.base_model_name_or_path)
+    local = folder / name
+    return str(local.resolve()) if local.exists() else name
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Dropout makes a policy differ from its own samples, and a reference or reward model noisy."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(vars(module).get("attention_dropout"), float):
+            module.attention_dropout = 0.0  # handed to scaled_dot_product_attention as a number
+
+
+def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:
+    """Wrap `model` in LoRA adapters (Hu et al. 2021) where `settings.lora` says so; `head` is trained and saved whole."""
+    if not settings.lora:
+        return model
+    targets = settings.lora_target_modules
+    config = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        modules_to_save=[head] if head else None,
+        exclude_modules=[head] if head else None,
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def save_model(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge_adapter: bool, base: str | Path
+) -> None:
+    """Write what `from_pretrained` needs, as safetensors. An adapter is merged, or kept with a pointer to `base`."""
+    if isinstance(model, PeftModel) and not merge_adapter:
+        local = Path(base).exists()
+        model.peft_config["default"].base_model_name_or_path = os.path.relpath(base, folder) if local else str(base)
+        model.save_pretrained(str(folder))
+    else:
+        whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        whole.save_pretrained(str(folder))  # type: ignore[operator]
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,64 @@
+"""The reward model: a transformer with a scalar head on each completion's last token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from stages.models.hidden import hidden_states
+from stages.models.load import add_adapter, load_model
+from stages.models.logprobs import map_microbatches
+from stages.packing import Tree, pack
+
+HEAD = "score"  # transformers' name for a sequence classifier's head
+
+
+class RewardModel(nn.Module):
+    """Raw rewards from `forward`; `score` subtracts `reward_mean` and divides by `reward_std`, kept in the config.
+
+    They are set on the completions of the model that it started from, so that a policy starts at mean 0, deviation 1.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
+        """A language model's transformer with a fresh head, its weights of standard deviation 1 / sqrt(hidden + 1)."""
+        model = load_model(folder, AutoModelForSequenceClassification, num_labels=1)
+        head = getattr(model, HEAD)
+        nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+        model.config.reward_mean, model.config.reward_std = 0.0, 1.0
+        return cls(add_adapter(model, settings, head=HEAD))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> RewardModel:
+        """A trained one, frozen."""
+        return cls(load_model(folder, AutoModelForSequenceClassification, num_labels=1).eval().requires_grad_(False))
+
+    def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
+        """One raw reward per completion, in order."""
+        packed = pack(trees, device=next(self.model.parameters()).device)
+        ends = hidden_states(self.model, packed).index_select(0, packed.ends)
+        with torch.autocast(ends.device.type, enabled=False):  # bf16 has 8 bits: too few to rank near-equal rewards
+            return self.head(ends.float()).squeeze(-1)
+
+    @property
+    def head(self) -> nn.Module:
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return getattr(inner, HEAD)
+
+    @torch.no_grad()
+    def score(self, trees: Sequence[Tree], max_tokens: int = 4096) -> Float[Tensor, " batch"]:
+        """Normalised rewards, by token budget."""
+        (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
+        return (rewards - self.model.config.reward_mean) / self.model.config.reward_std

@@ -1,0 +1,24 @@
+"""The learned reward: a reward model that an earlier stage trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from stages.models.reward import RewardModel
+from stages.packing import Tree
+
+
+class LearnedReward:
+    """Scores token trees, so that nothing is decoded and tokenized again. Runs in bf16 autocast where `bf16`."""
+
+    def __init__(self, folder: str | Path, *, bf16: bool = False, device: torch.device | str = "cpu") -> None:
+        self.model = RewardModel.from_pretrained(folder).to(device)
+        self.bf16 = bf16
+
+    def __call__(self, trees: Sequence[Tree]) -> list[float]:
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return self.model.score(trees).float().tolist()

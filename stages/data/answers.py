@@ -1,4 +1,4 @@
-"""Whether the prompts bring what the verifier reads: better said here than after the first model is trained."""
+"""Whether the prompts bring what the verifier reads: better said here than after sft is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READS = {"reasoning_gym": ("answer", "task", "metadata"), "numeric": ("answer",)
 
 
 def check_answers(role: str, verifier: str | None, examples: list[Example]) -> None:
-    """Raises UserError where a built-in verifier would miss a column of the examples; own functions go unchecked."""
+    """Raises UserError where a built-in verifier would miss a column; a user's own goes unchecked."""
     if verifier is None:
         return
     for column in READS.get(verifier, ()):
@@ -18,6 +18,6 @@ def check_answers(role: str, verifier: str | None, examples: list[Example]) -> N
             own = ", ".join(examples[0].columns) or "none"
             mend = f"map data.{role}.columns.answer" if column == "answer" else "generate the problems"
             raise UserError(
-                f"data.verifier '{verifier}' reads the column '{column}', which not every row of data.{role} has "
-                f"(columns: {own}); {mend}, or set another verifier, or null for none"
+                f"data.verifier '{verifier}' reads the column '{column}', which not every row of data.{role} "
+                f"has (columns: {own}); {mend}, or set another verifier, or null for none"
             )

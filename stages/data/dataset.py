@@ -18,6 +18,7 @@ from stages.data.columns import Columns
 from stages.data.encoder import Encoder
 from stages.data.examples import Example
 from stages.data.formats import Format, detect, parse
+from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
 from stages.data.records import BadRow, LeftOut, Record, Row
 from stages.data.roles import TAKE, group_unpaired
@@ -62,7 +63,7 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
     records = list(_records(dataset, rows, Columns(own.columns, f"data.{role}.columns")))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
-    _encode(dataset, _unique(dataset, records), encoder)
+    _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings))
     if not dataset.examples:
         reasons = ", ".join(f"{count} for: {reason}" for reason, count in dataset.dropped.items())
         raise UserError(
@@ -115,15 +116,16 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
     return unique
 
 
-def _encode(dataset: Dataset, records: list[Record], encoder: Encoder) -> None:
+def _encode(dataset: Dataset, records: list[Record], encoder: Encoder, limits: Limits) -> None:
     for record in _progress(records, f"{dataset.role}: tokens"):
         encoder.check(record)
         try:
-            tree, cut = encoder.encode(record)
+            whole = encoder.encode(record)
+            tree = limits.fit(whole)
         except LeftOut as error:
             dataset.leave_out(error, record.where)
             continue
-        dataset.truncated += cut
+        dataset.truncated += tree is not whole
         dataset.openings.append(record.opening)
         dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
 

@@ -1,4 +1,4 @@
-"""Records as trees of tokens: by the chat template or as plain text, within the length limits."""
+"""Records as trees of tokens: by the chat template or as plain text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.data.chat import ChatTemplate
-from stages.data.limits import Limits
 from stages.data.messages import as_turn
 from stages.data.plain import PlainText
 from stages.data.records import Record
@@ -24,7 +23,6 @@ class Encoder:
         self, tokenizer: PreTrainedTokenizerBase, stop_ids: set[int], settings: DataSettings
     ) -> None:
         self.plain = PlainText(tokenizer)
-        self.limits = Limits(settings.max_prompt_length, settings.max_length)
         self.chat = None
         if settings.chat == "always" and not tokenizer.chat_template:
             raise UserError("data.chat is 'always', and the model's tokenizer has no chat template")
@@ -45,13 +43,8 @@ class Encoder:
                 f"{record.where}: the data are conversational and {why}; take an instruct model or plain text"
             )
 
-    def encode(self, record: Record) -> tuple[Tree, bool]:
-        """The record as a tree, and whether something was cut. Raises BadRow and LeftOut."""
-        tree = self._tree(record)
-        fitted = self.limits.fit(tree)
-        return fitted, fitted is not tree
-
-    def _tree(self, record: Record) -> Tree:
+    def encode(self, record: Record) -> Tree:
+        """The record as a tree. Raises BadRow where the chat template refuses it."""
         if self.chat is None or record.raw:
             return self.plain.tree(str(record.prompt), [str(completion) for completion in record.completions])
         completions = [as_turn(completion, "assistant") for completion in record.completions]

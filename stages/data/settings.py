@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Settings(BaseModel):
-    """Unknown keys are errors, and no key has a default here."""
-
-    model_config = ConfigDict(extra="forbid")
+from stages.config.schema import Settings
 
 
 class RoleSettings(Settings):

@@ -1,0 +1,60 @@
+"""The base model is found, checked without its weights, and written down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from transformers import BertConfig, GenerationConfig, T5Config
+
+from stages.config.errors import UserError
+from stages.data.base_model import BaseModel, find_base_model, read_base_model, write_base_model
+from tests.data.tiny import save_tiny_model
+
+
+def settings(path: Path | str | None) -> DictConfig:
+    return OmegaConf.create({"path": str(path), "revision": None, "trust_remote_code": False})
+
+
+def test_a_local_folder_is_hashed_and_its_stop_tokens_are_found(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    GenerationConfig(eos_token_id=[3, 257]).save_pretrained(folder)
+    model, tokenizer = find_base_model(settings(folder))
+    assert tokenizer.eos_token_id == 257
+    assert (model.path, model.embedded, model.stop_token_ids) == (str(folder), False, [3, 257])
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    assert find_base_model(settings(folder))[0].sha256 != model.sha256
+
+
+def test_the_file_is_read_back_with_a_path_that_loads_from_anywhere(tmp_path: Path) -> None:
+    write_base_model(tmp_path, BaseModel("model", None, "abc", True, False, [2]))
+    assert json.loads((tmp_path / "model.json").read_text())["path"] == "model"
+    assert read_base_model(tmp_path).path == str(tmp_path / "model")
+
+
+def test_models_that_are_not_there_or_cannot_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="there is no model folder"):
+        find_base_model(settings(tmp_path / "none"))
+    with pytest.raises(UserError, match="model.path: cannot find the model nobody/nothing"):
+        find_base_model(settings("nobody/nothing"))
+    for config in (BertConfig(), T5Config()):
+        folder = tmp_path / config.model_type
+        config.save_pretrained(folder)
+        with pytest.raises(UserError, match=f"{config.model_type}|no safetensors"):
+            find_base_model(settings(folder))
+
+
+def test_a_folder_without_weights_or_tokenizer(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="no tokenizer that can be loaded"):
+        find_base_model(settings(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no safetensors weights"):
+        find_base_model(settings(folder))

@@ -1,0 +1,57 @@
+"""Plain text, and the choice between it and the chat template."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages.config.errors import UserError
+from stages.data.encoder import Encoder
+from stages.data.records import Message, Record
+from stages.data.settings import DataSettings
+from stages.data.tokenizers import eos_token_ids
+from tests.data.tiny import CHATML, make_config, targets, tiny_tokenizer
+
+TURN = [Message(role="user", content="hi")]
+
+
+def encoder(template: str | None = None, *overrides: str) -> Encoder:
+    settings = DataSettings.model_validate(OmegaConf.to_container(make_config(*overrides).data))
+    tokenizer = tiny_tokenizer(template)
+    return Encoder(tokenizer, eos_token_ids(tokenizer), settings)
+
+
+def text(encoder: Encoder, ids: list[int]) -> str:
+    return str(encoder.plain.tokenizer.decode(ids))
+
+
+def test_plain_completions_end_with_eos() -> None:
+    own = encoder()
+    tree = own.encode(Record("2+2=", ["4", "five"]))
+    assert text(own, tree.prompt.input_ids) == "2+2="
+    assert [text(own, node.input_ids) for node in tree.completions] == ["4<eos>", "five<eos>"]
+    assert all(all(node.loss_mask) for node in tree.completions)
+
+
+def test_language_modelling_learns_every_token_but_the_first() -> None:
+    own = encoder(CHATML)
+    tree = own.encode(Record("", ["abc"], raw=True))
+    assert text(own, tree.prompt.input_ids) == "a"
+    assert targets(own.plain.tokenizer, tree.completions[0]) == ["bc<eos>"]
+
+
+def test_plain_prompts_are_wrapped_where_there_is_a_template_unless_told_otherwise() -> None:
+    record = Record("2+2=", ["4"])
+    auto, never = encoder(CHATML), encoder(CHATML, "data.chat=never")
+    assert text(auto, auto.encode(record).prompt.input_ids).startswith("<start>user\n2+2=")
+    assert text(never, never.encode(record).prompt.input_ids) == "2+2="
+
+
+def test_conversations_without_a_template_are_a_clear_error() -> None:
+    record = Record(TURN, [], where="chats.jsonl, line 1")
+    with pytest.raises(UserError, match=r"chats.jsonl, line 1: .* no chat template"):
+        encoder().check(record)
+    with pytest.raises(UserError, match="data.chat is 'never'"):
+        encoder(CHATML, "data.chat=never").check(record)
+    with pytest.raises(UserError, match="always"):
+        encoder(None, "data.chat=always")

@@ -1,0 +1,144 @@
+"""prepare as a whole: what it writes, and what it refuses before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.data.base_model import read_base_model
+from stages.data.examples import read_examples
+from stages.prepare import prepare
+from tests.data.tiny import make_config, save_tiny_model, write_jsonl
+
+FILES = ["model.json", "preference.jsonl", "preference_test.jsonl", "prompt.jsonl", "prompt_test.jsonl"]
+FILES += ["report.json", "sft.jsonl", "sft_test.jsonl"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def run(model: Path, output: Path, rows: list[dict[str, Any]], *overrides: str) -> dict[str, Any]:
+    """prepare on one file for all roles, 2 prompts held out, without a verifier."""
+    path = write_jsonl(output.with_suffix(".jsonl"), rows)
+    output.mkdir()
+    own = [
+        f"data.{role}.{key}"
+        for role in ("sft", "preference", "prompt")
+        for key in ("source=files", f"path={path}")
+    ]
+    common = [f"model.path={model}", "data.test_size=2", "data.verifier=null"]
+    return prepare(make_config(*common, *own, *overrides), output)
+
+
+def pairs(count: int = 6) -> list[dict[str, Any]]:
+    return [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad", "id": i} for i in range(count)]
+
+
+def test_one_preference_file_serves_every_role(model: Path, tmp_path: Path) -> None:
+    report = run(model, tmp_path / "out", pairs())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    completions = {}
+    for role in ("sft", "preference", "prompt"):
+        train, test = (read_examples(tmp_path / "out" / f"{role}{part}.jsonl") for part in ("", "_test"))
+        assert (len(train), len(test)) == (4, 2)
+        assert report[role]["format"] == "preference, explicit prompt" and report[role]["style"] == "plain"
+        completions[role] = len(train[0].tree.completions)
+        assert train[0].columns["id"] in range(6)
+    assert completions == {"sft": 1, "preference": 2, "prompt": 0}
+    assert read_examples(tmp_path / "out" / "preference.jsonl")[0].scores == [1.0, 0.0]
+    assert read_base_model(tmp_path / "out").path == str(model)
+
+
+def test_equal_inputs_give_equal_bytes(model: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(model, tmp_path / name, pairs())
+    for name in FILES:
+        first, second = ((tmp_path / which / name).read_text() for which in ("one", "two"))
+        assert first.replace("one.jsonl", "two.jsonl") == second
+
+
+def test_dialogues_are_told_from_plain_text(model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"chosen": f"\n\nHuman: {i}\n\nAssistant: yes", "rejected": f"\n\nHuman: {i}\n\nAssistant: no"}
+        for i in range(5)
+    ]
+    report = run(model, tmp_path / "out", rows)
+    assert report["preference"]["style"] == "conversational, Human/Assistant transcript"
+    example = read_examples(tmp_path / "out" / "prompt.jsonl")[0]
+    assert example.prompt in "01234"
+
+
+def test_rows_without_targets_are_dropped_and_counted(model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(4)] + [
+        {"prompt": "p" * 50, "completion": "c"}
+    ]
+    limits = ("data.max_prompt_length=60", "data.max_length=61", "data.preference.columns={prompt: prompt}")
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"q{i}"} for i in range(4)])
+    elsewhere = [f"data.{role}.path={prompts}" for role in ("preference", "prompt")]
+    report = run(model, tmp_path / "out", rows, *limits, *elsewhere)
+    assert report["sft"]["dropped"] == {"every target truncated at data.max_length": 1}
+    assert (report["sft"]["read"], report["sft"]["kept"]) == (5, 4)
+
+
+def test_bad_rows_are_dropped_on_request(model: Path, tmp_path: Path) -> None:
+    rows = [*pairs(), {"prompt": "p", "chosen": "same", "rejected": "same"}]
+    report = run(model, tmp_path / "out", rows, "data.bad_rows=drop")
+    assert report["preference"]["dropped"] == {"chosen is equal to rejected": 1}
+
+
+def test_generated_problems_and_their_verifier(model: Path, tmp_path: Path) -> None:
+    own = [f"data.{role}.size=20" for role in ("sft", "preference", "prompt")]
+    (tmp_path / "out").mkdir()
+    report = prepare(make_config(f"model.path={model}", "data.test_size=5", *own), tmp_path / "out")
+    assert report["sft"]["source"] == "reasoning_gym chain_sum"
+    example = read_examples(tmp_path / "out" / "preference.jsonl")[0]
+    assert example.tree.completions == [] and {"answer", "task", "metadata"} <= set(example.columns)
+
+
+REFUSED = [
+    (
+        [*pairs(2), {"prompt": "p", "chosen": "a", "rejected": "a"}],
+        (),
+        r"line 3: chosen is equal to rejected",
+    ),
+    (
+        [*pairs(2), {"prompt": "p" * 99, "chosen": "a", "rejected": "b"}],
+        ("data.max_prompt_length=90",),
+        r"line 3: .*90",
+    ),
+    ([], (), "is empty"),
+    ([{"promt": "a"}], (), "did you mean 'prompt'"),
+    (pairs(2), (), "data.test_size 2 leaves none to train on"),
+    (pairs(), ("data.sft.path=/none.jsonl",), "/none.jsonl: there is no such file"),
+    (pairs(), ("data.verifier=numeric",), "'numeric' reads the column 'answer'"),
+    (pairs(), ("model.path=/none",), "there is no model folder /none"),
+    (pairs(), ("data.max_length=60", "data.max_prompt_length=19"), "line 1: the prompt has"),
+    (
+        [{"prompt": "p" * 40, "completion": "c"}],
+        ("data.max_length=20", "data.max_prompt_length=19"),
+        "none of the 1 rows .* is left; dropped 1 for: every target truncated",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "overrides", "message"), REFUSED)
+def test_bad_input_is_named_and_nothing_is_written(
+    model: Path, tmp_path: Path, rows: Any, overrides: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(model, tmp_path / "out", rows, *overrides)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", template=None)
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    with pytest.raises(UserError, match="line 1: the data are conversational and .* no chat template"):
+        run(model, tmp_path / "out", rows)

@@ -1,0 +1,55 @@
+"""Direct preference optimization and its family of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from pydantic import Field
+
+from stages.algorithms.base import Algorithm, Loss
+from stages.algorithms.batch import Batch
+from stages.algorithms.pairs import preference_pairs
+from stages.algorithms.parts import Parts
+from stages.config.schema import TrainingSettings
+from stages.models.logprobs import completion_logprobs
+
+
+class Settings(TrainingSettings):
+    """DPO's own knobs; meanings and sources in conf/rl/dpo.yaml."""
+
+    beta: float = Field(gt=0)
+    loss: dict[str, Any]
+
+
+class DPO(Algorithm):
+    """Rafailov et al. 2023. `settings.loss` names a function of stages.losses.preference; the unit is a pair."""
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        super().__init__(parts.policy)
+        self.settings = settings
+        self.parts = parts
+        self.loss = instantiate(settings.loss, _partial_=True)
+
+    @torch.no_grad()
+    def experience(self, batch: Batch) -> Iterator[Batch]:
+        reference = self.parts.reference.logprobs(batch.trees, temperature=1.0, max_tokens=self.settings.max_tokens)
+        yield batch.with_fields(ref_logprobs=reference.logprobs)
+
+    def forward(self, batch: Batch) -> Loss:
+        logprobs, mask, _ = completion_logprobs(self.policy, batch.trees, max_tokens=self.settings.max_tokens)
+        logratios = ((logprobs - batch["ref_logprobs"]) * mask).sum(1)
+        rows = (rows.to(logratios.device) for rows in preference_pairs(batch))
+        chosen, rejected = (logratios.index_select(0, row) for row in rows)
+        losses = self.loss(chosen, rejected, beta=self.settings.beta)
+        rewards = self.settings.beta * torch.stack([chosen, rejected]).detach()
+        metrics = {
+            "objective/rewards/chosen": rewards[0].sum(), "objective/rewards/rejected": rewards[1].sum(),
+            "objective/rewards/margin": (rewards[0] - rewards[1]).sum(),
+            "train/accuracy": (rewards[0] > rewards[1]).sum(),
+        }  # fmt: skip
+        return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)

@@ -1,0 +1,80 @@
+"""Group relative policy optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from stages.advantages import group_relative
+from stages.algorithms.base import Algorithm, Loss
+from stages.algorithms.batch import Batch
+from stages.algorithms.minibatches import minibatches
+from stages.algorithms.parts import Parts
+from stages.algorithms.rollouts import roll_out
+from stages.config.schema import OnlineSettings
+from stages.losses.kl import k1, k3
+from stages.losses.policy_gradient import clip_fraction, clipped
+from stages.models.logprobs import completion_logprobs
+
+
+class Settings(OnlineSettings):
+    """GRPO's own knobs; meanings and sources in conf/rl/grpo.yaml."""
+
+    num_iterations: int = Field(ge=1)
+    num_mini_batches: int = Field(ge=1)
+    beta: float = Field(ge=0)
+    clip_range: float = Field(gt=0)
+    clip_range_high: float = Field(gt=0)
+    scale_rewards: bool
+
+
+class GRPO(Algorithm):
+    """Shao et al. 2024 (DeepSeekMath): advantages from the group, no value model, KL (k3) in the loss.
+
+    The unit of the loss is a token of the whole step, as in DAPO (Yu et al. 2025), so long completions are not diluted.
+    """
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        super().__init__(parts.policy)
+        self.settings = settings
+        self.parts = parts
+
+    @torch.no_grad()
+    def experience(self, batch: Batch) -> Iterator[Batch]:
+        settings = self.settings
+        rollouts = roll_out(self, self.parts, batch, settings)
+        trees, mask = rollouts.batch.trees, rollouts.mask
+        groups = rollouts.scores.view(-1, settings.num_generations)
+        advantages = group_relative(groups, scale=settings.scale_rewards).flatten()
+        scoring = dict(temperature=settings.temperature, max_tokens=settings.max_tokens)
+        old_logprobs = completion_logprobs(self.policy, trees, **scoring).logprobs
+        fields = dict(old_logprobs=old_logprobs, advantages=advantages[:, None] * mask)
+        if settings.beta:
+            fields["ref_logprobs"] = self.parts.reference.logprobs(trees, **scoring).logprobs
+            self.observe("objective/kl_k1", (k1(old_logprobs, fields["ref_logprobs"]) * mask).sum(1))
+        self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
+        self.observe("objective/equal_group_share", groups.max(1).values == groups.min(1).values)
+        yield from minibatches(rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches)
+
+    def forward(self, batch: Batch) -> Loss:
+        settings = self.settings
+        logprobs, mask, entropy = completion_logprobs(
+            self.policy, batch.trees, temperature=settings.temperature, max_tokens=settings.max_tokens
+        )
+        clip = dict(low=settings.clip_range, high=settings.clip_range_high)
+        old = batch["old_logprobs"]
+        losses = clipped(logprobs, old, batch["advantages"], mask, **clip)
+        metrics = {
+            "train/policy_loss": losses.sum(), "train/entropy": entropy.sum(),
+            "train/clip_fraction": clip_fraction(logprobs, old, mask, **clip).sum(),
+            "train/ratio": ((logprobs - old).exp() * mask).sum(),
+        }  # fmt: skip
+        if settings.beta:
+            kl = k3(logprobs, batch["ref_logprobs"]) * mask
+            losses = losses + settings.beta * kl
+            metrics["train/kl_k3"] = kl.sum()
+        return Loss(losses.sum(), mask.sum(), metrics)

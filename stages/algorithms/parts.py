@@ -1,0 +1,36 @@
+"""What an RL algorithm may be made of, each part built when first asked for: DPO needs no sampler, GRPO no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from stages.models.reference import Reference
+from stages.rewards.rewards import Rewards
+from stages.rollout.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The trained policy and what surrounds it. `build_rewards` loads the reward model where the config names one."""
+
+    policy: nn.Module
+    eos_token_ids: Sequence[int]
+    sampler_dtype: torch.dtype
+    build_rewards: Callable[[], Rewards]
+
+    @cached_property
+    def reference(self) -> Reference:
+        return Reference(self.policy)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(self.policy, self.eos_token_ids, dtype=self.sampler_dtype)
+
+    @cached_property
+    def rewards(self) -> Rewards:
+        return self.build_rewards()

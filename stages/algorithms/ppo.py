@@ -1,0 +1,101 @@
+"""Proximal policy optimization with a value head on the policy's own transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from stages.advantages import gae, token_rewards, whiten
+from stages.algorithms.base import Algorithm, Loss
+from stages.algorithms.batch import Batch
+from stages.algorithms.minibatches import minibatches
+from stages.algorithms.parts import Parts
+from stages.algorithms.rollouts import roll_out
+from stages.config.schema import OnlineSettings
+from stages.losses.kl import k1
+from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
+from stages.models.hidden import hidden_states
+from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
+from stages.packing import Tree, pack
+from stages.distributed import sum_over_ranks
+
+
+class Settings(OnlineSettings):
+    """PPO's own knobs; meanings and sources in conf/rl/ppo.yaml."""
+
+    kl_coef: float = Field(ge=0)
+    num_ppo_epochs: int = Field(ge=1)
+    num_mini_batches: int = Field(ge=1)
+    clip_range: float = Field(gt=0)
+    clip_range_value: float = Field(gt=0)
+    vf_coef: float = Field(ge=0)
+    gamma: float = Field(gt=0, le=1)
+    gae_lambda: float = Field(ge=0, le=1)
+    whiten_rewards: bool
+
+
+class PPO(Algorithm):
+    """Schulman et al. 2017, on tokens, with the KL to the reference as a reward (Ziegler et al. 2019).
+
+    An episode is a completion; the unit of the loss is a token.
+    """
+
+    Settings = Settings
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        super().__init__(parts.policy)
+        self.settings = settings
+        self.parts = parts
+        self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
+        nn.init.zeros_(self.value_head.bias)
+
+    def evaluate_tokens(self, trees: list[Tree]) -> tuple[TokenLogprobs, Float[Tensor, "batch seq"]]:
+        """Log-probabilities and values; the value at t is that of the state before token t."""
+        packed = pack(trees, device=self.value_head.weight.device)
+        states = hidden_states(self.policy, packed)
+        values = self.value_head(states.index_select(0, packed.predictors)).squeeze(-1).float()
+        return target_logprobs(self.policy, packed, states, self.settings.temperature), packed.unpack(values)
+
+    @torch.no_grad()
+    def experience(self, batch: Batch) -> Iterator[Batch]:
+        settings = self.settings
+        rollouts = roll_out(self, self.parts, batch, settings)
+        trees, mask = rollouts.batch.trees, rollouts.mask
+        old_logprobs, values = map_microbatches(self._score, trees, settings.max_tokens)
+        reference = self.parts.reference.logprobs(
+            trees, temperature=settings.temperature, max_tokens=settings.max_tokens
+        )
+        kl = k1(old_logprobs, reference.logprobs)
+        rewards = token_rewards(rollouts.scores, kl, mask, settings.kl_coef)
+        if settings.whiten_rewards:
+            rewards = whiten(rewards, mask, sum_over_ranks)
+        advantages = gae(rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda)
+        self.observe("objective/kl_k1", (kl * mask).sum(1))
+        self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
+        fields = dict(old_logprobs=old_logprobs, old_values=values, returns=advantages + values,
+                      advantages=whiten(advantages, mask, sum_over_ranks))  # fmt: skip
+        yield from minibatches(rollouts.batch.with_fields(**fields), settings.num_ppo_epochs, settings.num_mini_batches)
+
+    def _score(self, trees: list[Tree]) -> tuple[Tensor, Tensor]:
+        tokens, values = self.evaluate_tokens(trees)
+        return tokens.logprobs, values
+
+    def forward(self, batch: Batch) -> Loss:
+        settings = self.settings
+        (logprobs, mask, entropy), values = self.evaluate_tokens(list(batch.trees))
+        old = batch["old_logprobs"]
+        policy = clipped(logprobs, old, batch["advantages"], mask, low=settings.clip_range, high=settings.clip_range)
+        value = clipped_value(
+            values, batch["old_values"], batch["returns"], mask, clip_range=settings.clip_range_value
+        )
+        clips = clip_fraction(logprobs, old, mask, low=settings.clip_range, high=settings.clip_range)
+        metrics = {
+            "train/policy_loss": policy.sum(), "train/value_loss": value.sum(), "train/entropy": entropy.sum(),
+            "train/clip_fraction": clips.sum(), "train/ratio": ((logprobs - old).exp() * mask).sum(),
+        }  # fmt: skip
+        return Loss((policy + settings.vf_coef * value).sum(), mask.sum(), metrics)

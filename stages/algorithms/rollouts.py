@@ -1,0 +1,50 @@
+"""From a batch of prompts to scored completions: what every online algorithm does first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from stages.algorithms.base import Algorithm
+from stages.algorithms.batch import Batch
+from stages.algorithms.parts import Parts
+from stages.config.schema import OnlineSettings
+
+
+class Rollouts(NamedTuple):
+    """Rows are completions: `num_generations` in a row belong to one prompt."""
+
+    batch: Batch
+    sampler_logprobs: Float[Tensor, "batch seq"]
+    mask: Bool[Tensor, "batch seq"]
+    scores: Float[Tensor, " batch"]
+
+
+def roll_out(algorithm: Algorithm, parts: Parts, batch: Batch, settings: OnlineSettings) -> Rollouts:
+    """Sample `num_generations` completions of each prompt and score them.
+
+    A completion that is cut off before an end token scores `missing_eos_penalty` less (Huang et al. 2024, detail 4).
+    """
+    prompts = [example.tree.prompt.input_ids for example in batch.examples]
+    rollouts = parts.sampler.sample(
+        prompts, settings.num_generations, settings.max_new_tokens, settings.temperature
+    )
+    trees = [rollout.tree for rollout in rollouts]
+    device = next(algorithm.parameters()).device
+    logprobs = [torch.tensor(row, device=device) for rollout in rollouts for row in rollout.logprobs]
+    finished = torch.tensor([flag for rollout in rollouts for flag in rollout.finished], device=device)
+    lengths = torch.tensor([len(row) for row in logprobs], device=device)
+    rewards = parts.rewards(batch.examples, trees)
+    scores = rewards.total.to(device) - settings.missing_eos_penalty * ~finished
+    for name, part in rewards.parts.items():
+        algorithm.observe(f"objective/rewards/{name}", part)
+    algorithm.observe("objective/scores", scores)
+    algorithm.observe("rollout/length", lengths)
+    algorithm.observe("rollout/no_eos_share", ~finished)
+    padded = pad_sequence(logprobs, batch_first=True)
+    mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+    return Rollouts(Batch(batch.examples, trees), padded, mask, scores)

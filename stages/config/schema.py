@@ -1,0 +1,41 @@
+"""The shape of the configuration: types and ranges. Defaults live in conf/ alone."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Unknown keys are errors, and no key has a default here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TrainingSettings(Settings):
+    """What every trained stage and algorithm shares; meanings in conf/training/default.yaml."""
+
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: str
+    warmup_ratio: float = Field(ge=0, le=1)
+    weight_decay: float = Field(ge=0)
+    adam_beta1: float = Field(ge=0, lt=1)
+    adam_beta2: float = Field(ge=0, lt=1)
+    adam_epsilon: float = Field(gt=0)
+    max_grad_norm: float = Field(gt=0)
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    batch_size: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    bf16: bool
+    gradient_checkpointing: bool
+    eval_steps: int = Field(ge=0)
+
+
+class OnlineSettings(TrainingSettings):
+    """What every algorithm that samples shares; meanings in conf/training/online.yaml."""
+
+    rewards: dict[str, float]
+    num_generations: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(gt=0)
+    missing_eos_penalty: float = Field(ge=0)

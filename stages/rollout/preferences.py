@@ -1,0 +1,38 @@
+"""Preferences where there are prompts only: completions sampled from a policy, ranked by a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from stages.data.examples import Example
+from stages.data.settings import SamplingSettings
+from stages.packing import Tree
+from stages.rollout.sampler import Sampler
+
+
+def rank_samples(
+    examples: Sequence[Example], sampler: Sampler, settings: SamplingSettings,
+    gold: Callable[[Sequence[Example], Sequence[Tree]], Float[Tensor, " batch"]],
+) -> list[Example]:  # fmt: skip
+    """Fill prompts that have no completions with distinct samples and their scores.
+
+    A prompt whose samples all score alike says nothing about preference and is left out.
+    """
+    prompts = [example.tree.prompt.input_ids for example in examples]
+    rollouts = sampler.sample(prompts, settings.num_generations, settings.max_new_tokens, settings.temperature)
+    trees = [_distinct(rollout.tree) for rollout in rollouts]
+    scores = iter(gold(examples, trees).tolist())
+    ranked = [
+        replace(example, tree=tree, scores=[next(scores) for _ in tree.completions])
+        for example, tree in zip(examples, trees, strict=True)
+    ]
+    return [example for example in ranked if len(set(example.scores or [])) > 1]
+
+
+def _distinct(tree: Tree) -> Tree:
+    kept = {tuple(node.input_ids): node for node in tree.completions}
+    return Tree(tree.prompt, list(kept.values()))

@@ -1,0 +1,152 @@
+"""The one training loop. It knows no algorithm's name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from stages.algorithms.base import Algorithm
+from stages.algorithms.batch import Batch, batch_of
+from stages.config.schema import TrainingSettings
+from stages.data.examples import Example, write_examples
+from stages.distributed import sum_over_ranks
+from stages.training.checkpoints import Checkpoints
+from stages.training.optimizer import make_optimizer, make_scheduler
+from stages.training.order import seed_step, step_indices, total_steps
+from stages.training.step import NonFiniteError, StepResult, optimizer_step
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What the loop needs of a tracker."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where and how often, none of which changes what comes out."""
+
+    seed: int
+    save_steps: int
+    logging_steps: int
+    checkpoints: Path
+
+
+def train(
+    algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings, schedule: Schedule,
+    accelerator: Accelerator, tracker: Tracker, evaluate: Callable[[], dict[str, float]],
+) -> None:  # fmt: skip
+    """Train `algorithm` in place on `examples`, going on from the last checkpoint where there is one.
+
+    `evaluate` measures on held-out data at step 0, every `eval_steps` steps and at the end.
+    Raises NonFiniteError with the batch saved beside the checkpoints.
+    """
+    steps = total_steps(len(examples), settings)
+    optimizer = make_optimizer(algorithm, settings)
+    scheduler = make_scheduler(optimizer, settings, steps)
+    module, optimizer = accelerator.prepare(algorithm, optimizer)
+    accelerator.register_for_checkpointing(scheduler)
+    checkpoints = Checkpoints(schedule.checkpoints, accelerator)
+    start, history = checkpoints.restore()
+    tracker.load_state_dict(history)
+    if start:
+        log.info("going on from step %d of %d", start, steps)
+    else:
+        _evaluate(algorithm, evaluate, tracker, 0, accelerator)
+    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=not accelerator.is_main_process)
+    for step in progress:
+        began = time.perf_counter()
+        seed_step(schedule.seed, step, accelerator.process_index)
+        batch = _batch(examples, step, settings, schedule.seed, accelerator)
+        rate = scheduler.get_last_lr()[0]
+        results, tokens = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, step)
+        scheduler.step()
+        metrics = _metrics(results, algorithm) | {"train/learning_rate": rate} | _speed(tokens, began)
+        if (step + 1) % schedule.logging_steps == 0 or step + 1 == steps:
+            tracker.log(metrics, step + 1)
+            progress.set_postfix(_headline(metrics))
+        if step + 1 == steps or (settings.eval_steps and (step + 1) % settings.eval_steps == 0):
+            _evaluate(algorithm, evaluate, tracker, step + 1, accelerator)
+        if (step + 1) % schedule.save_steps == 0 and step + 1 < steps:
+            checkpoints.save(step + 1, tracker.state_dict())
+
+
+def _batch(
+    examples: Sequence[Example], step: int, settings: TrainingSettings, seed: int, accelerator: Accelerator
+) -> Batch:
+    indices = step_indices(step, len(examples), settings.batch_size, seed)
+    mine = indices[accelerator.process_index :: accelerator.num_processes]
+    return batch_of([examples[index] for index in mine])
+
+
+def _update(
+    accelerator: Accelerator, module, algorithm: Algorithm, optimizer, batch: Batch, settings: TrainingSettings,
+    schedule: Schedule, step: int,
+) -> tuple[list[StepResult], int]:  # fmt: skip
+    """One optimizer step per minibatch of the batch's experience; returns their results and the tokens trained on."""
+    results, tokens = [], 0
+    with accelerator.autocast():
+        experience = list(algorithm.experience(batch))
+    module.train()
+    for minibatch in experience:
+        try:
+            results.append(
+                optimizer_step(
+                    accelerator, module, optimizer, minibatch, settings.max_tokens, settings.max_grad_norm
+                )
+            )
+        except NonFiniteError as error:
+            schedule.checkpoints.mkdir(parents=True, exist_ok=True)
+            path = schedule.checkpoints.parent / f"nonfinite-step-{step}-rank-{accelerator.process_index}.jsonl"
+            write_examples(path, minibatch.examples)
+            raise NonFiniteError(f"step {step}: {error}; its examples are in {path}") from error
+        tokens += sum(len(tree) for tree in minibatch.trees)
+    return results, tokens
+
+
+def _metrics(results: list[StepResult], algorithm: Algorithm) -> dict[str, float]:
+    """Means over the step's minibatches, and of what the algorithm observed on every rank."""
+    names = {name for result in results for name in result.metrics}
+    metrics = {name: sum(result.metrics[name] for result in results) / len(results) for name in sorted(names)}
+    metrics["train/loss"] = float(sum(result.loss for result in results) / len(results))
+    metrics["train/grad_norm"] = float(sum(result.grad_norm for result in results) / len(results))
+    for name, parts in sorted(algorithm.observed.items()):
+        values = torch.cat(parts)
+        values = values[~values.isnan()]
+        total, count = sum_over_ranks(torch.stack([values.sum().double(), values.new_tensor(len(values)).double()]))
+        metrics[name] = float(total / count)
+    algorithm.observed.clear()
+    return metrics
+
+
+def _speed(tokens: int, began: float) -> dict[str, float]:
+    seconds = time.perf_counter() - began
+    return {"perf/step_seconds": seconds, "perf/tokens_per_second": tokens / seconds}
+
+
+def _headline(metrics: dict[str, float]) -> dict[str, str]:
+    shown = ("train/loss", "train/accuracy", "objective/scores", "objective/kl_k1")
+    return {name.split("/")[1]: f"{metrics[name]:.3f}" for name in shown if name in metrics}
+
+
+def _evaluate(
+    algorithm: Algorithm, evaluate: Callable[[], dict[str, float]], tracker: Tracker, step: int, accelerator: Accelerator
+) -> None:
+    algorithm.eval()
+    with torch.no_grad(), accelerator.autocast():
+        metrics = evaluate()
+    if metrics:
+        tracker.log(metrics, step)
+        tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))

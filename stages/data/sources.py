@@ -14,6 +14,8 @@ from stages.data.problems import generate_problems
 from stages.data.records import Row
 from stages.data.settings import RoleSettings
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def read_rows(role: str, settings: RoleSettings, seed: int) -> Iterator[Row]:
     """At most `size` rows of the role's source, in the source's order. Raises UserError."""
@@ -36,7 +38,7 @@ def describe(settings: RoleSettings) -> str:
 
 def _from_files(settings: RoleSettings) -> Iterator[Row]:
     text_columns = CANONICAL - {"label", "scores"} | own_names(settings.columns, but={"label", "scores"})
-    return read_files(Path(settings.path).expanduser(), text_columns)
+    return read_files(ROOT / Path(settings.path).expanduser(), text_columns)
 
 
 def _from_hub(role: str, settings: RoleSettings) -> Iterator[Row]:

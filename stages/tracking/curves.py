@@ -9,6 +9,8 @@ from typing import Any
 # Wall-clock numbers differ between two runs of the same code, and the CSV is part of what DVC hashes:
 # the same seed must write the same file. MLflow has them.
 WALL_CLOCK = "perf/"
+# A metric that was not logged at a step. `dvc plots` draws an empty cell as 0, and leaves this out.
+MISSING = "nan"
 
 
 class Curves:
@@ -31,7 +33,7 @@ class Curves:
         names = sorted({name for row in self._rows.values() for name in row})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *names], restval="", lineterminator="\n")
+            writer = csv.DictWriter(file, ["step", *names], restval=MISSING, lineterminator="\n")
             writer.writeheader()
             for step in sorted(self._rows):
                 writer.writerow({"step": step, **self._rows[step]})
@@ -49,6 +51,6 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
         for row in csv.DictReader(file):
             step = int(row.pop("step"))
             for name, value in row.items():
-                if value != "":
+                if value != MISSING:
                     curves.setdefault(name, []).append((step, float(value)))
     return curves

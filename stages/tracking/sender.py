@@ -70,7 +70,7 @@ def send(folder: Path, store: Store, run_id: str, group: list[dict[str, Any]]) -
     event = group[0]
     try:
         match event["event"]:
-            case "metrics":
+            case "metrics" | "summary":
                 store.log_metrics(run_id, group)
             case "dataset":
                 store.log_dataset(run_id, event)

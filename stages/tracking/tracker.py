@@ -36,6 +36,11 @@ class Tracker:
         if self._sinks:
             self._history.append(event)
 
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
+        """Log final numbers, which are no curve: MLflow has them, curves.csv has not."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._write(self._event("summary", step=0, metrics=values))
+
     def log_dataset(self, name: str, digest: str, rows: int) -> None:
         """Log what the run was fed with: the digest is that of the rows' content."""
         self._write(self._event("dataset", name=name, digest=digest, rows=int(rows)))

@@ -13,7 +13,7 @@ def test_a_row_per_step_and_a_column_per_metric(tmp_path: Path) -> None:
     tracker.log({"eval/loss": 0.25}, step=2)
     tracker.finish()
     # perf/ depends on the clock, and the same seed must write the same file.
-    assert (tmp_path / "curves.csv").read_text() == "step,eval/loss,train/loss\n1,,0.75\n2,0.25,0.5\n"
+    assert (tmp_path / "curves.csv").read_text() == "step,eval/loss,train/loss\n1,nan,0.75\n2,0.25,0.5\n"
     assert read_curves(tmp_path / "curves.csv") == {
         "eval/loss": [(2, 0.25)],
         "train/loss": [(1, 0.75), (2, 0.5)],

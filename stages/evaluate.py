@@ -1,0 +1,149 @@
+"""evaluate: base, sft and rl on the same held-out prompts; numbers with intervals, samples, a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from omegaconf import DictConfig
+
+from stages.config.errors import UserError
+from stages.data.base_model import read_base_model
+from stages.data.examples import Example, read_examples
+from stages.data.tokenizers import load_tokenizer
+from stages.dispatch import entry
+from stages.evaluation.bootstrap import Bootstrap
+from stages.evaluation.curves import by_step, stage_curves
+from stages.evaluation.judge import Judge
+from stages.evaluation.measure import Measurer, Source
+from stages.evaluation.metrics import Answer, Metrics, RowLoss, flips, summarize
+from stages.evaluation.report import Report
+from stages.evaluation.samples import sample_rows, write_csv, write_markdown
+from stages.rewards.check import check_columns
+from stages.rewards.functions import FunctionReward
+from stages.rewards.learned import LearnedReward
+from stages.workspace import Stage
+
+Row = TypeVar("Row")
+TRAINED = ("sft", "reward_model", "rl")
+
+
+@entry("evaluate")
+def main(run: Stage) -> None:
+    """The stage."""
+    evaluate(run)
+
+
+def evaluate(run: Stage) -> Metrics | None:
+    """Measure, summarize and write into `run.output`. None on every rank but the first."""
+    config = run.config
+    prompts = held_out(run.input("prepare") / "prompt_test.jsonl", config)
+    demonstrations = held_out(run.input("prepare") / "sft_test.jsonl", config)
+    check_columns(config.data.verifier, prompts)
+    answers, losses = measure(run, prompts, demonstrations)
+    if not run.is_main:
+        return None
+    settings = config.evaluate
+    bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, config.seed)
+    metrics = summarize(answers, losses, bootstrap)
+    write(run, metrics, prompts, answers)
+    return metrics
+
+
+def write(run: Stage, metrics: Metrics, prompts: Sequence[Example], answers: dict[str, list[Answer]]) -> None:
+    """metrics.json, samples, the report; and all of it to the tracker, which writes curves.csv."""
+    config = run.config
+    curves = stage_curves({stage: run.input(stage) for stage in TRAINED})
+    samples = sample_rows(prompts, answers, config.evaluate.num_samples)
+    page = Report(
+        facts=facts(config, len(prompts)),
+        metrics=metrics,
+        curves=curves,
+        samples=samples,
+        flips=flips(answers["rl"], answers["sft"]),
+        confidence=config.evaluate.confidence,
+    )
+    (run.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (run.output / "report.html").write_text(page.html(), encoding="utf-8")
+    write_csv(run.output / "samples.csv", samples)
+    write_markdown(run.output / "samples.md", samples, list(answers))
+    for step, row in by_step(curves).items():
+        run.tracker.log(row, step)
+    for name, numbers in metrics.items():
+        run.tracker.log_summary({f"eval/{name}/{key}": number["mean"] for key, number in numbers.items()})
+    held = run.input("prepare") / "prompt_test.jsonl"
+    run.tracker.log_dataset("prompt_test", digest(held), len(prompts))
+    run.tracker.log_table("samples", samples)
+    run.tracker.log_artifact(run.output / "report.html")
+
+
+def measure(
+    run: Stage, prompts: Sequence[Example], demonstrations: Sequence[Example]
+) -> tuple[dict[str, list[Answer]], dict[str, list[RowLoss]]]:
+    """Every model's answers and losses. Each rank takes every n-th row; the first gets them all."""
+    state = PartialState()
+    device = cast("torch.device", state.device)
+    prompts, demonstrations = shard(prompts, state), shard(demonstrations, state)
+    base = read_base_model(run.input("prepare"))
+    sources = {
+        "base": Source(base.path, base.revision, base.trust_remote_code),
+        "sft": Source(run.input("sft") / "model", None, base.trust_remote_code),
+        "rl": Source(run.input("rl") / "model", None, base.trust_remote_code),
+    }
+    measurer = Measurer(run.config.evaluate, base.stop_token_ids, run.config.seed, device)
+    measured, kl = measurer.policies(sources, prompts, demonstrations)
+    judge = make_judge(run, device)
+    answers = {name: gathered(judge(prompts, measured[name], kl[name]), state) for name in sources}
+    return answers, {name: gathered(measured[name].losses, state) for name in sources}
+
+
+def make_judge(run: Stage, device: torch.device) -> Judge:
+    """The verifier that the config names, and the reward model unless its stage wrote only a marker."""
+    tokenizer = load_tokenizer(run.input("sft") / "model")
+    name, folder = run.config.data.verifier, run.input("reward_model") / "model"
+    verifier = FunctionReward(name, tokenizer) if name else None
+    bf16 = run.config.evaluate.bf16
+    learned = LearnedReward(folder, bf16=bf16, device=device) if folder.exists() else None
+    return Judge(tokenizer, verifier, learned)
+
+
+def held_out(path: Path, config: DictConfig) -> list[Example]:
+    """The first evaluate.num_prompts rows of a held-out file."""
+    examples = read_examples(path)[: config.evaluate.num_prompts]
+    if not examples:
+        raise UserError(f"{path} has no rows to evaluate on; set data.test_size")
+    return examples
+
+
+def shard(rows: Sequence[Row], state: PartialState) -> list[Row]:
+    """This rank's rows: every n-th."""
+    return list(rows[state.process_index :: state.num_processes])
+
+
+def gathered(rows: list[Row], state: PartialState) -> list[Row]:
+    """The rows of all ranks in their order before `shard`."""
+    shards = gather_object([rows])
+    return [shards[i % state.num_processes][i // state.num_processes] for i in range(sum(map(len, shards)))]
+
+
+def facts(config: DictConfig, prompts: int) -> dict[str, str]:
+    """What the report's header says."""
+    model = config.model.path or "SmolLM2-135M-Instruct"
+    named = {"model": str(model), "algorithm": config.rl.algo, "seed": str(config.seed)}
+    return named | {"verifier": config.data.verifier or "none", "held-out prompts": str(prompts)}
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""From what a model wrote to what it is worth, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.data.examples import Example
+from stages.evaluation.measure import Measured
+from stages.evaluation.metrics import Answer
+from stages.rewards.functions import FunctionReward
+from stages.rewards.learned import LearnedReward
+from stages.rewards.rewards import gold
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The verifier and the reward model, where there are any."""
+
+    tokenizer: PreTrainedTokenizerBase
+    verifier: FunctionReward | None
+    reward_model: LearnedReward | None
+
+    def __call__(self, prompts: Sequence[Example], measured: Measured, kl: Sequence[float]) -> list[Answer]:
+        """One Answer per prompt; `kl` is that of the samples."""
+        trees = [rollout.tree for rollout in measured.answers]
+        unknown: list[float | None] = [None] * len(trees)
+        golds = unknown if self.verifier is None else gold(self.verifier, prompts, trees).tolist()
+        scores = unknown if self.reward_model is None else self.reward_model(trees)
+        _, mask, entropy = measured.logprobs
+        entropies, tokens = (entropy * mask).sum(1).tolist(), mask.sum(1).tolist()
+        ids = [tree.completions[0].input_ids for tree in trees]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [
+            Answer(
+                completion=texts[i],
+                length=len(ids[i]),
+                no_eos=float(not rollout.finished[0]),
+                gold=golds[i],
+                reward_model_score=scores[i],
+                kl=kl[i],
+                entropy=entropies[i],
+                tokens=tokens[i],
+            )
+            for i, rollout in enumerate(measured.answers)
+        ]

@@ -1,0 +1,111 @@
+"""From what was measured on each prompt to the numbers of metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stages.evaluation.bootstrap import Bootstrap, Interval
+
+MODELS = ("base", "sft", "rl")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model did with one prompt.
+
+    Of its answer at evaluate.temperature: completion, length (tokens), no_eos (1 where it did not end), gold
+    (1 right, 0 wrong; None without a verifier), reward_model_score (None without a reward model). Of a sample
+    at temperature 1: kl (k1 against the sft model, nats, summed over tokens), entropy (nats, summed), tokens.
+    """
+
+    completion: str
+    length: int
+    no_eos: float
+    gold: float | None
+    reward_model_score: float | None
+    kl: float
+    entropy: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """Negative log-likelihood of one held-out demonstration: its sum in nats, and its tokens."""
+
+    total: float
+    tokens: int
+
+
+Metrics = dict[str, dict[str, Interval]]
+
+
+def summarize(
+    answers: Mapping[str, Sequence[Answer]], losses: Mapping[str, Sequence[RowLoss]], bootstrap: Bootstrap
+) -> Metrics:
+    """Every metric of every model with its interval; one that was not measured is left out, not null.
+
+    `paired` holds the differences of accuracy over the same prompts, and rl's `win_rate` is over sft.
+    """
+    metrics = {name: model_metrics(answers[name], losses[name], bootstrap) for name in answers}
+    wins = win_rates(answers["rl"], answers["sft"])
+    if wins is not None:
+        metrics["rl"]["win_rate"] = bootstrap.mean(wins)
+    gold = {name: known([answer.gold for answer in rows]) for name, rows in answers.items()}
+    metrics["paired"] = {}
+    for name, other in (("sft", "base"), ("rl", "sft")):
+        ours, theirs = gold[name], gold[other]
+        if ours is not None and theirs is not None:
+            metrics["paired"][f"{name}_minus_{other}"] = bootstrap.difference(ours, theirs)
+    return metrics
+
+
+def model_metrics(
+    answers: Sequence[Answer], losses: Sequence[RowLoss], bootstrap: Bootstrap
+) -> dict[str, Interval]:
+    """The metrics of one model by itself. Entropy and loss are per token, the rest per prompt."""
+    tokens = [answer.tokens for answer in answers]
+    metrics = {
+        "kl_k1": bootstrap.mean([answer.kl for answer in answers]),
+        "entropy": bootstrap.ratio([answer.entropy for answer in answers], tokens),
+        "mean_length": bootstrap.mean([answer.length for answer in answers]),
+        "no_eos_share": bootstrap.mean([answer.no_eos for answer in answers]),
+        "sft_loss": bootstrap.ratio([row.total for row in losses], [row.tokens for row in losses]),
+    }
+    scores = known([answer.reward_model_score for answer in answers])
+    if scores is not None:
+        metrics = {"reward_model_score": bootstrap.mean(scores)} | metrics
+    gold = known([answer.gold for answer in answers])
+    if gold is not None:
+        metrics = {"gold_accuracy": bootstrap.mean(gold)} | metrics
+    return metrics
+
+
+def win_rates(answers: Sequence[Answer], others: Sequence[Answer]) -> list[float] | None:
+    """Per prompt 1 where ours is better, 1/2 for a tie: by the verifier, else the reward model, else None."""
+    for field in ("gold", "reward_model_score"):
+        ours = known([getattr(answer, field) for answer in answers])
+        theirs = known([getattr(answer, field) for answer in others])
+        if ours is not None and theirs is not None:
+            return [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(ours, theirs, strict=True)]
+    return None
+
+
+def known(values: Sequence[float | None]) -> list[float] | None:
+    """The values, if there are any: a verifier or reward model scores every prompt, or is not there."""
+    numbers = [value for value in values if value is not None]
+    return numbers or None
+
+
+def flips(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[str, int] | None:
+    """How many prompts the first model has made right (`fixed`) or wrong (`broken`) against the second."""
+    ours, theirs = known([a.gold for a in answers]), known([a.gold for a in others])
+    if ours is None or theirs is None:
+        return None
+    pairs = list(zip(ours, theirs, strict=True))
+    return {
+        "fixed": sum(a > b for a, b in pairs),
+        "broken": sum(a < b for a, b in pairs),
+        "right_in_both": sum(a == b == 1 for a, b in pairs),
+        "wrong_in_both": sum(a == b == 0 for a, b in pairs),
+    }

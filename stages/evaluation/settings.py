@@ -1,0 +1,20 @@
+"""The shape of the `evaluate` section: types and ranges. The defaults are in conf/evaluate/default.yaml."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from stages.config.schema import Settings
+
+
+class EvaluateSettings(Settings):
+    """How models are compared."""
+
+    num_prompts: int | None = Field(ge=1)
+    temperature: float = Field(ge=0)
+    max_new_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    bf16: bool
+    bootstrap_samples: int = Field(ge=100)
+    confidence: float = Field(gt=0, lt=1)
+    num_samples: int = Field(ge=0)

@@ -20,8 +20,20 @@ from stages.data.holdout import hold_out
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
+from stages.dispatch import entry
+from stages.workspace import Stage
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stages.prepare")  # not __name__: run as a program, that is __main__
+
+
+@entry("prepare")
+def main(run: Stage) -> None:
+    if not run.is_main:  # there is nothing to share, and one process writes
+        return
+    report = prepare(run.config, run.output)
+    for role in ROLES:
+        run.tracker.log_dataset(role, report[role]["digest"], report[role]["read"])
+    run.tracker.log_artifact(run.output / "report.json")
 
 
 def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
@@ -63,3 +75,7 @@ def _describe_model(model: BaseModel, encoder: Encoder) -> dict[str, Any]:
         "chat_template": encoder.chat is not None,
         "stop_token_ids": model.stop_token_ids,
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from stages.config.errors import UserError
 from stages.data.base_model import read_base_model
 from stages.data.examples import read_examples
 from stages.prepare import prepare
-from tests.data.tiny import make_config, save_tiny_model, write_jsonl
+from tests.data.tiny import ROOT, make_config, save_tiny_model, write_jsonl
 
 FILES = ["model.json", "preference.jsonl", "preference_test.jsonl", "prompt.jsonl", "prompt_test.jsonl"]
 FILES += ["report.json", "sft.jsonl", "sft_test.jsonl"]
@@ -142,3 +145,13 @@ def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     with pytest.raises(UserError, match="line 1: the data are conversational and .* no chat template"):
         run(model, tmp_path / "out", rows)
+
+
+def test_the_program_ends_with_code_2_and_one_line(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stages.prepare", f"hydra.run.dir={tmp_path}", "tracking.enabled=false"]
+    own = [f"model.path={model}", "data.sft.source=files", f"data.sft.path={tmp_path}/none.jsonl"]
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    done = subprocess.run([*command, *own], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {tmp_path}/none.jsonl: there is no such file or folder"
+    assert [path for path in tmp_path.rglob("*.json*") if ".hydra" not in path.parts] == []

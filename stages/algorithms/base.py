@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,7 +21,13 @@ class Loss(NamedTuple):
 
 
 class Algorithm(nn.Module, ABC):
-    """One small file per algorithm. Offline ones keep `experience`; online ones sample and score in it."""
+    """One small file per algorithm. Offline ones keep `experience`; online ones sample and score in it.
+
+    An RL algorithm is made as `Kind(settings, parts)` and says, in `offline`, whether it learns from preferences
+    that are there already or from prompts.
+    """
+
+    offline: ClassVar[bool] = False
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()

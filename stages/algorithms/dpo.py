@@ -20,6 +20,7 @@ from stages.models.logprobs import completion_logprobs
 class Settings(TrainingSettings):
     """DPO's own knobs; meanings and sources in conf/rl/dpo.yaml."""
 
+    rewards: dict[str, float] = Field(max_length=0)
     beta: float = Field(gt=0)
     loss: dict[str, Any]
 
@@ -28,6 +29,7 @@ class DPO(Algorithm):
     """Rafailov et al. 2023. `settings.loss` names a function of stages.losses.preference; the unit is a pair."""
 
     Settings = Settings
+    offline = True
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
         super().__init__(parts.policy)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+# Those of transformers' schedules that need nothing but a number of steps.
+SchedulerName = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
 class Settings(BaseModel):
@@ -15,7 +20,7 @@ class TrainingSettings(Settings):
     """What every trained stage and algorithm shares; meanings in conf/training/default.yaml."""
 
     learning_rate: float = Field(gt=0)
-    lr_scheduler_type: str
+    lr_scheduler_type: SchedulerName
     warmup_ratio: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)
     adam_beta1: float = Field(ge=0, lt=1)
@@ -39,3 +44,26 @@ class OnlineSettings(TrainingSettings):
     max_new_tokens: int = Field(ge=1)
     temperature: float = Field(gt=0)
     missing_eos_penalty: float = Field(ge=0)
+
+
+class ModelSettings(Settings):
+    """The `model` section."""
+
+    path: str | None
+    revision: str | None
+    trust_remote_code: bool
+    lora: bool
+    lora_r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    lora_target_modules: str | list[str]
+    merge_adapter: bool
+
+
+class RunSettings(Settings):
+    """The `run` section: how a stage runs, never what comes out of it."""
+
+    save_steps: int = Field(ge=1)
+    logging_steps: int = Field(ge=1)
+    eval_prompts: int = Field(ge=0)
+    inputs: dict[str, str]

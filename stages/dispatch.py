@@ -1,0 +1,98 @@
+"""How a stage is entered: by DVC, by hand, or as the jobs of a sweep."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from stages.config.compose import CONF, ROOT, check_overrides
+from stages.config.errors import UserError
+from stages.config.validate import validate
+from stages.tracking.provenance import PARENT
+from stages.workspace import Stage, open_stage
+
+
+def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]:
+    """Make a stage's body its module's `main`: `python -m stages.<stage> [key=value ...] [-m key=a,b]`.
+
+    Exit codes: 0 done, 2 bad input (one line says what), 1 anything else.
+    """
+
+    def decorate(body: Callable[[Stage], None]) -> Callable[[], None]:
+        @functools.wraps(body)
+        def task(config: DictConfig) -> None:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _run_job(stage, config)
+                return
+            with open_stage(stage, config) as run:
+                body(run)
+
+        del task.__wrapped__  # Hydra would look through it, and find a function that takes no config
+        enter = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)
+
+        @functools.wraps(body)
+        def main() -> None:
+            _prepare_process()
+            enter()
+
+        return main
+
+    return decorate
+
+
+def _prepare_process() -> None:
+    os.environ["PROJECT_ROOT"] = str(ROOT)
+    if "DVC_STAGE" in os.environ:  # the output is data/<stage>; Hydra's own folder is of no use
+        os.environ["TREELINE_OUTPUT"] = str(ROOT / ".checkpoints" / "hydra")
+    elif {"-m", "--multirun"} & set(sys.argv[1:]):
+        os.environ.setdefault(PARENT, f"sweep-{uuid4().hex}")
+    logging.getLogger("stages").setLevel(logging.INFO)
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    try:
+        check_overrides(overrides)  # of a sweep's `key=a,b`, too, only the key is looked at
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _run_job(stage: str, config: DictConfig) -> None:
+    """One job of a sweep: the stage, then its evaluation, each its own launch, all into the job's own folder."""
+    try:
+        validate(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    overrides = list(HydraConfig.get().overrides.task)
+    chosen = {name: str(folder / name) for name in _downstream(stage)}
+    for name in chosen:
+        done = [f"+run.inputs.{earlier}={path}" for earlier, path in chosen.items() if Path(path).is_dir()]
+        launch(name, [*overrides, f"hydra.run.dir={folder}", *done])
+
+
+def _downstream(stage: str) -> list[str]:
+    """The stages that a change of `stage` reaches, in order."""
+    order = ["prepare", "sft", "reward_model", "rl", "evaluate"]
+    return order[order.index(stage) :]
+
+
+def launch(stage: str, overrides: list[str]) -> None:
+    """Run a stage in processes of its own, as dvc.yaml does. Raises SystemExit with its code where it fails."""
+    kind = os.environ.get("TREELINE_LAUNCH", "cpu")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    command += ["--config_file", str(CONF / "launch" / f"{kind}.yaml"), "-m", f"stages.{stage}", *overrides]
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    code = subprocess.run(command, env=environment, cwd=ROOT).returncode
+    if code:
+        raise SystemExit(code)

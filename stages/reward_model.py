@@ -1,0 +1,63 @@
+"""reward_model: what is preferred becomes a number. Trained where the chosen algorithm's rewards name it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from stages.algorithms.reward_model import BradleyTerry
+from stages.config.schema import TrainingSettings
+from stages.config.validate import needs_reward_model, read
+from stages.data.base_model import read_base_model
+from stages.data.examples import Example
+from stages.data.tokenizers import load_tokenizer
+from stages.dispatch import entry
+from stages.models.load import save_model
+from stages.models.reward import RewardModel
+from stages.training.heldout import mean_losses
+from stages.training.preferences import load_preferences
+from stages.training.session import make_accelerator, run_training
+from stages.workspace import Stage
+
+
+@entry("reward_model")
+def main(run: Stage) -> None:
+    if not needs_reward_model(run.config):
+        # Constant, so that under such an algorithm a change of this stage's settings re-runs nothing after it.
+        (run.output / "marker.json").write_text(json.dumps({"trained": False}) + "\n")
+        return
+    settings = read(run.config, "reward_model", TrainingSettings)
+    accelerator = make_accelerator(settings)
+    torch.manual_seed(run.config.seed)  # the head, and adapters, start from random weights
+    rows, held_out = load_preferences(run, settings, accelerator)
+    sft = run.input("sft") / "model"
+    reward_model = RewardModel.from_policy(sft, run.config.model)
+    algorithm = BradleyTerry(reward_model)
+
+    run_training(
+        run, algorithm, rows, settings, accelerator,
+        evaluate=lambda: mean_losses(algorithm, held_out, settings.max_tokens),
+    )  # fmt: skip
+
+    normalize(reward_model, rows, settings.max_tokens, accelerator)
+    if run.is_main:
+        base = read_base_model(run.input("prepare"))
+        tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
+        merge = run.config.model.merge_adapter
+        save_model(reward_model.model, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+
+
+def normalize(model: RewardModel, rows: Sequence[Example], max_tokens: int, accelerator: Accelerator) -> None:
+    """Set mean 0 and deviation 1 on completions of the preference data (Huang et al. 2024, detail 8)."""
+    trees = [example.tree for example in rows[:512]]
+    with accelerator.autocast():
+        scores = model.eval().score(trees, max_tokens)
+    model.model.config.reward_mean = float(scores.mean())
+    model.model.config.reward_std = float(scores.std().clamp(min=1e-6))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""rl: the sft model is optimised by the algorithm that `rl.algo` names."""
+
+from __future__ import annotations
+
+import torch
+from hydra.utils import get_class
+
+from stages.algorithms.parts import Parts
+from stages.config.validate import read
+from stages.data.base_model import read_base_model
+from stages.data.tokenizers import load_tokenizer
+from stages.dispatch import entry
+from stages.models.load import add_adapter, load_model, save_model
+from stages.rewards.rewards import Rewards
+from stages.training.heldout import gold_accuracy
+from stages.training.preferences import load_preferences
+from stages.training.session import load_rows, make_accelerator, run_training
+from stages.workspace import Stage
+
+
+@entry("rl")
+def main(run: Stage) -> None:
+    config = run.config.rl[run.config.rl.algo]
+    kind = get_class(config._target_)
+    settings = read(run.config, f"rl.{run.config.rl.algo}", kind.Settings)
+    base = read_base_model(run.input("prepare"))
+    tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
+    accelerator = make_accelerator(settings)
+    torch.manual_seed(run.config.seed)  # adapters start from random weights
+    sft = run.input("sft") / "model"
+    model = load_model(sft)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+
+    def rewards(weights: dict[str, float]) -> Rewards:
+        return Rewards.from_config(
+            weights, run.config.data.verifier, tokenizer, run.input("reward_model") / "model",
+            bf16=settings.bf16, device=accelerator.device,
+        )  # fmt: skip
+
+    parts = Parts(
+        policy=add_adapter(model, run.config.model).to(accelerator.device),
+        eos_token_ids=base.stop_token_ids,
+        sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        build_rewards=lambda: rewards(dict(config.rewards)),
+    )
+    rows = load_preferences(run, settings, accelerator)[0] if kind.offline else load_rows(run, "prompt")
+    held_out = load_rows(run, "prompt_test")[: run.config.run.eval_prompts]
+    judge = rewards({})
+    algorithm = kind(settings, parts)
+
+    run_training(
+        run, algorithm, rows, settings, accelerator,
+        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, run.config.evaluate.max_new_tokens),
+    )  # fmt: skip
+
+    if run.is_main:
+        merge = run.config.model.merge_adapter
+        save_model(parts.policy, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The preference data of a stage: as prepare wrote them, or sampled from the sft model and ranked by the verifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from stages.config.errors import UserError
+from stages.config.schema import TrainingSettings
+from stages.config.validate import read
+from stages.data.base_model import read_base_model
+from stages.data.examples import Example
+from stages.data.settings import SamplingSettings
+from stages.data.tokenizers import load_tokenizer
+from stages.models.load import load_model
+from stages.rewards.rewards import Rewards
+from stages.rollout.preferences import rank_samples
+from stages.rollout.sampler import Sampler
+from stages.training.order import seed_step
+from stages.training.session import load_rows
+from stages.workspace import Stage
+
+log = logging.getLogger(__name__)
+
+
+def load_preferences(
+    run: Stage, settings: TrainingSettings, accelerator: Accelerator
+) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples whose completions carry scores that differ. Raises UserError where there are none.
+
+    Every process samples the same, from the same seed, so that the data need not be sent around.
+    """
+    rows, held_out = load_rows(run, "preference"), load_rows(run, "preference_test")
+    if any(not example.tree.completions for example in rows):
+        rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
+    if not rows:
+        raise UserError("data.preference: no prompt has two completions that score differently; nothing to learn from")
+    return rows, held_out
+
+
+def _sample(
+    run: Stage, sets: Sequence[list[Example]], settings: TrainingSettings, accelerator: Accelerator
+) -> list[list[Example]]:
+    base = read_base_model(run.input("prepare"))
+    tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
+    judge = Rewards.from_config({}, run.config.data.verifier, tokenizer, run.output)
+    if judge.verifier is None:
+        raise UserError("data.preference has prompts only: set data.verifier, so that samples can be ranked")
+    model = load_model(run.input("sft") / "model").to(accelerator.device)
+    sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
+    sampling = read(run.config, "data.preference.sampling", SamplingSettings)
+    log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))
+    ranked = []
+    for number, examples in enumerate(sets):
+        seed_step(run.config.seed, number, 0)
+        ranked.append(rank_samples(examples, sampler, sampling, judge.gold))
+    log.info("%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets)))
+    return ranked

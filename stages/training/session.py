@@ -1,0 +1,49 @@
+"""What every trained stage does around the loop: device, precision, schedule, digest of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from stages.algorithms.base import Algorithm
+from stages.config.schema import TrainingSettings
+from stages.data.examples import Example, read_examples
+from stages.training.loop import Schedule, train
+from stages.workspace import Stage
+
+
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
+    """Accelerate as the launch says, in the precision that the config says, on every core there is."""
+    if "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+
+
+def run_training(
+    run: Stage, algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings,
+    accelerator: Accelerator, evaluate: Callable[[], dict[str, float]],
+) -> None:  # fmt: skip
+    """Train with this stage's checkpoints, tracker and seed."""
+    schedule = Schedule(
+        run.config.seed, run.config.run.save_steps, run.config.run.logging_steps, run.checkpoint_dir
+    )
+    train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
+    accelerator.wait_for_everyone()
+
+
+def load_rows(run: Stage, name: str) -> list[Example]:
+    """A file of prepare's examples, with its digest logged."""
+    path = run.input("prepare") / f"{name}.jsonl"
+    examples = read_examples(path)
+    run.tracker.log_dataset(name, file_digest(path), len(examples))
+    return examples
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,11 +92,12 @@ def smooth(values: Sequence[float], reach: int) -> list[float]:
 
 
 def to_svg(figure: Figure) -> str:
-    """The `<svg>` element alone, without the date that matplotlib puts in, scaling with the page."""
+    """The `<svg>` element alone, without matplotlib's metadata, scaling with the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     start = svg.index("<svg")
     head, body = svg[start:].split(">", 1)
     view_box = head.split('viewBox="')[1].split('"')[0]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     return f'<svg viewBox="{view_box}" role="img">{body}'

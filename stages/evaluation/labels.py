@@ -21,7 +21,7 @@ LABELS = (
     Label("gold_accuracy", "Gold accuracy", "answers that the verifier calls right", True),
     Label("win_rate", "Win rate over sft", "better answers; a tie is half a win", True),
     Label(
-        "reward_model_score", "Reward-model score", "0 and 1 are the sft model's mean and deviation", False
+        "reward_model_score", "Reward-model score", "0 and 1: mean and deviation on preference data", False
     ),
     Label("kl_k1", "KL to sft", "nats per completion, k1 estimator, own samples", False),
     Label("entropy", "Entropy", "nats per token, own samples", False),

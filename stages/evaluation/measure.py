@@ -33,8 +33,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on all prompts: its answers, its samples at temperature 1, their log-probabilities under it, and
-    its loss on the demonstrations."""
+    """One model on all prompts: its answers, its samples at temperature 1 with the log-probabilities it gives
+    them, and its loss on the demonstrations."""
 
     answers: list[Rollout]
     samples: list[Tree]

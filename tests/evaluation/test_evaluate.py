@@ -1,0 +1,168 @@
+"""The stage itself on tiny models whose numbers are known: in sft and rl every token is equally likely."""
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from stages.config.compose import compose_config
+from stages.config.errors import UserError
+from stages.data.examples import Example, write_examples
+from stages.evaluate import evaluate
+from stages.packing import Node, Tree
+from stages.results import show
+from stages.tracking.curves import Curves
+from stages.tracking.tracker import Tracker
+from stages.workspace import Stage
+from tests.data.tiny import EOS, tiny_tokenizer
+
+PROMPTS = 6
+TOKENIZER = tiny_tokenizer(None)
+EOS_ID = TOKENIZER.convert_tokens_to_ids(EOS)
+LOG_VOCABULARY = math.log(len(TOKENIZER))
+SHAPE: dict[str, Any] = {
+    "vocab_size": len(TOKENIZER), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "tie_word_embeddings": False, "eos_token_id": EOS_ID,
+}  # fmt: skip
+OVERRIDES = [
+    "evaluate.max_new_tokens=4", "evaluate.bf16=false", "evaluate.bootstrap_samples=200",
+    "evaluate.num_samples=3", "evaluate.num_prompts=null", "data.verifier=exact",
+]  # fmt: skip
+
+
+def save(folder: Path, sharpness: float) -> None:
+    """A random Llama; its output weights times `sharpness`, so that 0 is uniform over the vocabulary."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, initializer_range=1.0))
+    model.lm_head.weight.data.mul_(sharpness)
+    model.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+
+
+def save_reward_model(folder: Path) -> None:
+    """A reward of 0 for everything, normalised with mean -1 and deviation 2: 0.5."""
+    normalised: dict[str, Any] = {"num_labels": 1, "reward_mean": -1.0, "reward_std": 2.0}
+    config = LlamaConfig(**SHAPE, **normalised)
+    model = LlamaForSequenceClassification(config)
+    model.score.weight.data.zero_()
+    model.save_pretrained(folder)
+
+
+def example(index: int, completion: str | None) -> Example:
+    """A right answer is what the uniform model gives, whose first token is `!`, in every second row."""
+    text = f"{index} + 1 ="
+    ids = TOKENIZER.encode(text)
+    nodes = []
+    if completion is not None:
+        target = [*TOKENIZER.encode(completion), EOS_ID]
+        nodes = [Node(target, [True] * len(target))]
+    right = "!!!!" if index % 2 else "no"
+    return Example(Tree(Node(ids, [False] * len(ids)), nodes), text, None, {"answer": right})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    for stage in ("prepare", "sft", "reward_model", "rl"):
+        (root / stage).mkdir()
+    for stage, sharpness in {"prepare": 1.0, "sft": 0.0, "rl": 0.0}.items():
+        save(root / stage / "model", sharpness)
+    (root / "prepare" / "model.json").write_text(
+        json.dumps(
+            {
+                "path": "model", "revision": None, "sha256": "0", "embedded": True,
+                "trust_remote_code": False, "stop_token_ids": [EOS_ID],
+            }
+        )
+    )  # fmt: skip
+    write_examples(root / "prepare" / "prompt_test.jsonl", [example(i, None) for i in range(PROMPTS)])
+    write_examples(root / "prepare" / "sft_test.jsonl", [example(i, str(i + 1)) for i in range(PROMPTS)])
+    (root / "sft" / "curves.csv").write_text("step,train/loss\n1,2.0\n2,1.5\n")
+    (root / "reward_model" / "curves.csv").write_text("step\n")
+    (root / "rl" / "curves.csv").write_text("step,eval/gold_accuracy\n2,0.5\n")
+    save_reward_model(root / "reward_model" / "model")
+    return root
+
+
+def stage(project: Path, output: Path, *overrides: str) -> Stage:
+    config = compose_config([*OVERRIDES, *overrides])
+    folders = {name: str(project / name) for name in ("prepare", "sft", "reward_model", "rl")}
+    config.run.inputs = folders | dict(config.run.inputs)
+    output.mkdir()
+    return Stage(
+        "evaluate", config, output, output / "none", Tracker([Curves(output / "curves.csv")]), is_main=True
+    )
+
+
+def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
+    run = stage(project, tmp_path / "out")
+    evaluate(run)
+    run.tracker.finish()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    means = {name: {key: value["mean"] for key, value in part.items()} for name, part in metrics.items()}
+    uniform = {
+        "gold_accuracy": 0.5, "reward_model_score": 0.5, "kl_k1": 0.0, "mean_length": 4.0,
+        "no_eos_share": 1.0, "entropy": pytest.approx(LOG_VOCABULARY), "sft_loss": pytest.approx(LOG_VOCABULARY),
+    }  # fmt: skip
+    assert means["sft"] == uniform
+    assert means["rl"] == uniform | {"win_rate": 0.5}
+    assert means["paired"] == {"sft_minus_base": 0.5, "rl_minus_sft": 0.0}
+    # A sharp model: far from uniform, sure of itself, and wrong about the demonstrations.
+    assert means["base"]["kl_k1"] > 4 and means["base"]["entropy"] < 2
+    assert means["base"]["sft_loss"] > LOG_VOCABULARY
+
+    rows = list(csv.DictReader((tmp_path / "out" / "samples.csv").open()))
+    assert [(row["prompt"], row["sft"], row["sft_gold"]) for row in rows] == [
+        ("0 + 1 =", "!!!!", "0.0"), ("1 + 1 =", "!!!!", "1.0"), ("2 + 1 =", "!!!!", "0.0")
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "curves.csv").read_text() == (
+        "step,rl/eval/gold_accuracy,sft/train/loss\n1,nan,2.0\n2,0.5,1.5\n"
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "rl and sft cannot be told apart: 0.0 points" in page
+    assert re.findall(r'(?:src|href)="[^#]', page) == []  # self-contained: nothing is loaded from elsewhere
+
+
+def test_the_same_seed_writes_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run = stage(project, tmp_path / name)
+        evaluate(run)
+        run.tracker.finish()
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["curves.csv", "metrics.json", "report.html", "samples.csv", "samples.md"]
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_without_reward_model_or_verifier_their_numbers_are_left_out(project: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    marker.mkdir()
+    run = stage(project, tmp_path / "out", "data.verifier=null", f"+run.inputs.reward_model={marker}")
+    evaluate(run)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(metrics["rl"]) == {"kl_k1", "entropy", "mean_length", "no_eos_share", "sft_loss"}
+    assert metrics["paired"] == {}
+    assert "Held-out sft loss" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_verifier_that_the_data_cannot_feed(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no number"):
+        evaluate(stage(project, tmp_path / "out", "data.verifier=numeric"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_results_are_printed(project: Path, tmp_path: Path) -> None:
+    metrics = evaluate(stage(project, tmp_path / "out"))
+    assert metrics is not None
+    console = Console(width=120, file=io.StringIO(), record=True)
+    show(metrics, console)
+    text = console.export_text()
+    assert "Gold accuracy" in text and "50.0 %" in text and "make ui" in text

@@ -20,6 +20,7 @@ from typing import Any
 # MLflow's defaults keep a first call to a silent server waiting for 246 s; the user's own settings win.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing here calls home
 
 from mlflow.exceptions import MlflowException  # noqa: E402
 
@@ -91,8 +92,12 @@ def deliver_left(root: Path, store: Store) -> None:
     """Deliver the runs whose stage and sender are both gone: the machine went down, or the server was."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         with claim(folder / LOCK, wait=False) as mine:
-            if mine and (folder / EVENTS).exists() and not is_alive(folder) and deliver(folder, store):
-                remove(folder)
+            if mine and (folder / EVENTS).exists() and not is_alive(folder):
+                try:
+                    if deliver(folder, store):
+                        remove(folder)
+                except Exception as error:  # the next run tries again; the other runs must not wait for it
+                    print(f"{folder.name} stays: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def remove(folder: Path) -> None:

@@ -82,13 +82,22 @@ class Spool:
 
 
 def read_events(folder: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole events from a byte offset on, and the offset behind them. A line that was cut short by a
-    kill, or is being written, is left for later."""
+    """The whole events from a byte offset on, and the offset behind them. A line still being written is left
+    for later; one that a full disk has spoilt is left out."""
     with (folder / EVENTS).open("rb") as file:
         file.seek(offset)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
+    events = [parse(line) for line in whole.splitlines()]
+    return [event for event in events if event is not None], offset + len(whole)
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """An event, or None where the line is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def is_alive(folder: Path) -> bool:

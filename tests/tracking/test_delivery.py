@@ -51,6 +51,7 @@ def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tracker = start_tracker("sft", settings(), project / "out")
     tracker.log({"train/loss": 2.0, "perf/tokens_per_second": 800.0}, step=0)
     tracker.log({"train/loss": 1.5}, step=1)
+    tracker.log_summary({"eval/rl/gold_accuracy": 0.66})
     tracker.log_dataset("sft", "ab" * 32, rows=1000)
     tracker.log_table("samples", [{"prompt": "1 + 1", "sft": "2"}, {"prompt": "2 + 2", "sft": "5"}])
     tracker.log_artifact(project / "out")
@@ -64,6 +65,8 @@ def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert child.data.params["rl.ppo.kl_coef"] == "0.05"
     assert len(child.data.tags["mlflow.source.git.commit"]) == 40
     assert child.data.metrics["perf/tokens_per_second"] == 800.0
+    assert child.data.metrics["eval/rl/gold_accuracy"] == 0.66
+    assert (project / "out" / "curves.csv").read_text() == "step,train/loss\n0,2.0\n1,1.5\n"
     history = mlflow.get_metric_history(child.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(0, 2.0), (1, 1.5)]
     assert child.inputs is not None
@@ -147,7 +150,10 @@ def test_a_line_that_was_cut_short_waits(project: Path) -> None:
     assert [event["event"] for event in events] == ["start"]
     with (spool.folder / EVENTS).open("a") as file:
         file.write('rics", "step": 1}\n')
-    assert read_events(spool.folder, offset)[0] == [{"event": "metrics", "step": 1}]
+        file.write('{"event": "met{"event": "metrics", "step": 2}\n')  # the disk was full for a moment
+        file.write('{"event": "metrics", "step": 3}\n')
+    events, _ = read_events(spool.folder, offset)
+    assert [event["step"] for event in events] == [1, 3]
 
 
 def test_other_ranks_and_no_tracking_leave_no_spool(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

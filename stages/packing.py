@@ -2,7 +2,8 @@
 
 A completion token attends to its own prompt and to itself, causally, and to nothing else; its position continues
 the prompt's. So the completions of one prompt share the prompt's tokens, and a packed row computes exactly what one
-padded row per completion would.
+padded row per completion would. What all prompts of a batch begin with (a system message, an instruction) is shared in
+the same way: it stands once at the start of each row.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-ROW_LENGTH = 256  # attention costs the square of a row: short trees share rows of about this length
+ROW_LENGTH = 384  # attention costs the square of a row: short trees share rows of about this length
 PADDING = -1
+SHARED = -2
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Packed:
 
     input_ids: Int[Tensor, "rows length"]
     position_ids: Int[Tensor, "rows length"]
-    tree: Int[Tensor, "rows length"]  # which tree a token belongs to; PADDING where there is none
+    tree: Int[Tensor, "rows length"]  # which tree a token belongs to; SHARED: to all of its row; PADDING: to none
     branch: Int[Tensor, "rows length"]  # which completion; PADDING for prompts and padding
     predictors: Int[Tensor, " targets"]  # flat position whose output predicts the target
     targets: Int[Tensor, " targets"]  # flat position of each token that is trained on
@@ -72,26 +74,30 @@ class Packed:
         query_tree, key_tree = self.tree[:, :, None], self.tree[:, None, :]
         query_branch, key_branch = self.branch[:, :, None], self.branch[:, None, :]
         distance = self.position_ids[:, :, None] - self.position_ids[:, None, :]
-        visible = (query_tree == key_tree) & ((key_branch == PADDING) | (key_branch == query_branch)) & (distance >= 0)
+        own = (query_tree == key_tree) & ((key_branch == PADDING) | (key_branch == query_branch))
+        visible = (own | ((key_tree == SHARED) & (query_tree != PADDING))) & (distance >= 0)
         if window is not None:
             visible &= distance < window
         return visible[:, None]
 
 
-def layout(trees: Sequence[Tree]) -> list[list[int]]:
-    """First-fit decreasing: which trees share a row."""
-    length = max(ROW_LENGTH, max(len(tree) for tree in trees))
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all sequences share."""
+    first, last = min(sequences), max(sequences)  # whatever these two share, all between them share
+    return next((index for index, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))  # noqa: B905
+
+
+def layout(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """First-fit decreasing: which indices share a row of `length`."""
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(trees)), key=lambda index: -len(trees[index])):
-        size = len(trees[index])
-        row = next((row for row, free in enumerate(room) if free >= size), None)
-        if row is None:
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        row = next((row for row, free in enumerate(room) if free >= sizes[index]), len(rows))
+        if row == len(rows):
             rows.append([])
             room.append(length)
-            row = len(rows) - 1
         rows[row].append(index)
-        room[row] -= size
+        room[row] -= sizes[index]
     return rows
 
 
@@ -102,20 +108,23 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
         first.append(first[-1] + len(tree.completions))
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    rows = layout(trees)
-    length = max(sum(len(trees[index]) for index in row) for row in rows)
+    shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
+    sizes = [len(tree) - len(shared) for tree in trees]
+    rows = layout(sizes, max(ROW_LENGTH - len(shared), *sizes, 1))
+    length = len(shared) + max(sum(sizes[index] for index in row) for row in rows)
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
+    grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]
     targets: list[tuple[int, int, int, int]] = []
     ends = [0] * first[-1]
     for row, members in enumerate(rows):
-        start = 0
+        start = len(shared)
         for index in members:
-            cells, found, tree_ends = _place(trees[index], index, first[index], row * length + start)
-            grid[:, row, start : start + len(trees[index])] = cells
+            cells, found, tree_ends = _place(trees[index], index, first[index], row * length, start, len(shared))
+            grid[:, row, start : start + sizes[index]] = cells
             targets += found
             ends[first[index] : first[index + 1]] = tree_ends
-            start += len(trees[index])
+            start += sizes[index]
     longest = max(len(node.input_ids) for tree in trees for node in tree.completions)
     input_ids, position_ids, tree_ids, branch = grid.to(device)
     columns = torch.tensor(sorted(targets, key=lambda t: t[2:]), dtype=torch.long, device=device).reshape(-1, 4)
@@ -125,21 +134,27 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     )  # fmt: skip
 
 
-def _place(tree: Tree, index: int, batch: int, start: int) -> tuple[Tensor, list[tuple[int, int, int, int]], list[int]]:
-    """One tree's cells [4, tokens], its targets (predictor, target, completion, index) and its completions' ends."""
-    prompt = tree.prompt.input_ids
-    ids, positions, branches = list(prompt), list(range(len(prompt))), [PADDING] * len(prompt)
+def _place(
+    tree: Tree, index: int, batch: int, row: int, start: int, shared: int
+) -> tuple[Tensor, list[tuple[int, int, int, int]], list[int]]:
+    """One tree's cells [4, tokens], its targets (predictor, target, completion, index) and its completions' ends.
+
+    `row` is the flat position of the row's first cell, `start` the tree's column; `shared` prompt tokens stand before.
+    """
+    prompt = tree.prompt.input_ids[shared:]
+    before = row + (start + len(prompt) if prompt else shared) - 1  # the cell of the prompt's last token
+    length = shared + len(prompt)
+    ids, positions, branches = list(prompt), list(range(shared, length)), [PADDING] * len(prompt)
     targets, ends = [], []
     for branch, node in enumerate(tree.completions, batch):
-        offset = start + len(ids)
+        offset = row + start + len(ids)
         for column, trained in enumerate(node.loss_mask):
-            predictor = offset + column - 1 if column else start + len(prompt) - 1
-            if trained and (column or prompt):  # nothing predicts the first token of an empty prompt's completion
-                targets.append((predictor, offset + column, branch, column))
+            if trained and (column or length):  # nothing predicts the first token of an empty prompt's completion
+                targets.append((offset + column - 1 if column else before, offset + column, branch, column))
         ids += node.input_ids
-        positions += range(len(prompt), len(prompt) + len(node.input_ids))
+        positions += range(length, length + len(node.input_ids))
         branches += [branch] * len(node.input_ids)
-        ends.append(start + len(ids) - 1)
+        ends.append(row + start + len(ids) - 1)
     return torch.tensor([ids, positions, [index] * len(ids), branches]), targets, ends
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.packing import PADDING, Node, Packed, Tree, pack
+from stages.packing import PADDING, SHARED, Node, Packed, Tree, pack
 
 log = logging.getLogger(__name__)
 
@@ -72,20 +72,21 @@ def _padded(body: nn.Module, packed: Packed) -> Tensor:
 
 def _unpack_rows(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """Flat positions of each completion's whole sequence, and for every cell the (row, column) that computes it."""
-    tree, branch = packed.tree.flatten().tolist(), packed.branch.flatten().tolist()
     prompts: dict[int, list[int]] = {}
     completions: dict[tuple[int, int], list[int]] = {}
-    for cell, (tree_id, branch_id) in enumerate(zip(tree, branch, strict=True)):
-        if tree_id != PADDING and branch_id == PADDING:
-            prompts.setdefault(tree_id, []).append(cell)
-        elif tree_id != PADDING:
-            completions.setdefault((tree_id, branch_id), []).append(cell)
-    rows = [prompts.get(tree_id, []) + cells for (tree_id, _), cells in completions.items()]
-    sources = [(0, 0)] * len(tree)
-    for index, row in enumerate(rows):
+    for line, (trees, branches) in enumerate(zip(packed.tree.tolist(), packed.branch.tolist(), strict=True)):
+        first = line * len(trees)
+        shared = [first + column for column, tree in enumerate(trees) if tree == SHARED]
+        for cell, (tree, branch) in enumerate(zip(trees, branches, strict=True), first):
+            if tree >= 0 and branch == PADDING:
+                prompts.setdefault(tree, list(shared)).append(cell)
+            elif tree >= 0:
+                completions.setdefault((tree, branch), list(prompts.get(tree, shared))).append(cell)
+    sources = [(0, 0)] * packed.tree.numel()
+    for index, row in enumerate(completions.values()):
         for column, cell in enumerate(row):
             sources[cell] = (index, column)
-    return rows, sources
+    return list(completions.values()), sources
 
 
 def probe(model: PreTrainedModel) -> None:

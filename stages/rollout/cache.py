@@ -10,7 +10,7 @@ from torch import Tensor
 class KeyValueCache:
     """What transformers calls a cache, without its concatenation of the whole past at every token.
 
-    Prefill writes a run of slots from 0; a decode step writes one slot per row, at that row's own length.
+    A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length.
     """
 
     def __init__(self, lengths: Int[Tensor, " rows"], capacity: int) -> None:
@@ -23,34 +23,26 @@ class KeyValueCache:
         return int(self.lengths.max())
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer; returns what it attends to."""
+        """Called by each attention layer with [rows, heads, new, head_dim]; returns what it attends to."""
+        new = keys.shape[2]
         if layer_idx == len(self.keys):
-            return self._prefill(keys, values)
-        rows = torch.arange(len(self.lengths), device=keys.device)
-        self.keys[layer_idx][rows, :, self.lengths] = keys[:, :, 0]
-        self.values[layer_idx][rows, :, self.lengths] = values[:, :, 0]
-        width = self.width
+            for store, tensor in ((self.keys, keys), (self.values, values)):
+                store.append(tensor.new_zeros(*tensor.shape[:2], self.capacity, tensor.shape[3]))
+        rows = torch.arange(len(self.lengths), device=keys.device)[:, None]
+        slots = self.lengths[:, None] + torch.arange(new, device=keys.device)
+        self.keys[layer_idx][rows, :, slots] = keys.transpose(1, 2)
+        self.values[layer_idx][rows, :, slots] = values.transpose(1, 2)
+        width = self.get_seq_length() + new
         return self.keys[layer_idx][:, :, :width], self.values[layer_idx][:, :, :width]
 
-    def _prefill(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        for store, new in ((self.keys, keys), (self.values, values)):
-            buffer = new.new_zeros(*new.shape[:2], self.capacity, new.shape[3])
-            buffer[:, :, : new.shape[2]] = new
-            store.append(buffer)
-        return keys, values
-
-    @property
-    def width(self) -> int:
-        """Slots that the next decode step can see."""
-        return self.get_seq_length() + 1
-
-    def visible(self, window: int | None) -> Bool[Tensor, "rows 1 1 width"]:
-        """What the token about to be written may attend to: its own past and itself."""
-        slots = torch.arange(self.width, device=self.lengths.device)
-        mask = slots <= self.lengths[:, None]
+    def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
+        """What each of the `new` tokens about to be written may attend to: its row's past, and itself."""
+        slots = torch.arange(self.get_seq_length() + new, device=self.lengths.device)
+        last = (self.lengths[:, None] + torch.arange(new, device=self.lengths.device))[:, :, None]
+        mask = slots <= last
         if window is not None:
-            mask &= slots > self.lengths[:, None] - window
-        return mask[:, None, None]
+            mask &= slots > last - window
+        return mask[:, None]
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows, in this order; a row named twice is copied."""

@@ -1,4 +1,4 @@
-"""Preferences where there are prompts only: completions sampled from a policy, ranked by a verifier."""
+"""Preferences where there are none yet: completions sampled from a policy, ranked by a verifier."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ def rank_samples(
     examples: Sequence[Example], sampler: Sampler, settings: SamplingSettings,
     gold: Callable[[Sequence[Example], Sequence[Tree]], Float[Tensor, " batch"]],
 ) -> list[Example]:  # fmt: skip
-    """Fill prompts that have no completions with distinct samples and their scores.
+    """Each example's completions and distinct samples beside them, all scored by `gold`.
 
-    A prompt whose samples all score alike says nothing about preference and is left out.
+    A prompt whose completions all score alike says nothing about preference and is left out.
     """
     prompts = [example.tree.prompt.input_ids for example in examples]
     rollouts = sampler.sample(prompts, settings.num_generations, settings.max_new_tokens, settings.temperature)
-    trees = [_distinct(rollout.tree) for rollout in rollouts]
+    trees = [
+        _distinct(Tree(example.tree.prompt, [*example.tree.completions, *rollout.tree.completions]))
+        for example, rollout in zip(examples, rollouts, strict=True)
+    ]
     scores = iter(gold(examples, trees).tolist())
     ranked = [
         replace(example, tree=tree, scores=[next(scores) for _ in tree.completions])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import lm_head
-from stages.packing import Node, Tree
+from stages.packing import Node, Tree, common_prefix
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.sampling import draw
 
@@ -106,18 +106,20 @@ class _Batch:
         return self.cache.capacity if self.cache else 0
 
     def prefill(self, admitted: list[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int) -> None:
-        """Run the prompts once each, expand them to their groups, and draw each row's first token."""
-        lengths = torch.tensor([len(prompts[index]) for index in admitted], device=self.device)
-        width = int(lengths.max())
-        input_ids = torch.zeros(len(admitted), width, dtype=torch.long, device=self.device)
-        for row, index in enumerate(admitted):
-            input_ids[row, : len(prompts[index])] = torch.tensor(prompts[index], device=self.device)
-        positions = torch.arange(width, device=self.device).expand_as(input_ids)
-        distance = positions[0][:, None] - positions[0]
-        cache = KeyValueCache(lengths, width + max_new_tokens)
-        states = self._forward(input_ids, positions, cache, lambda window: _causal(distance, window))
-        last = states[torch.arange(len(admitted), device=self.device), lengths - 1]
-        expand = torch.arange(len(admitted), device=self.device).repeat_interleave(group)
+        """Run what the prompts begin with once, the rest of each prompt once, and draw each row's first token."""
+        chosen = [prompts[index] for index in admitted]
+        shared = min(common_prefix(chosen), min(map(len, chosen)) - 1)  # every prompt keeps a token of its own
+        cache = KeyValueCache(self._tensor([0]), max(map(len, chosen)) + max_new_tokens)
+        if shared:
+            self._forward(self._tensor([chosen[0][:shared]]), cache)
+            cache.lengths += shared
+        cache.select(self._tensor([0] * len(chosen)))
+        width = max(map(len, chosen)) - shared
+        states = self._forward(self._tensor([_padded(prompt[shared:], width) for prompt in chosen]), cache)
+        own = self._tensor([len(prompt) - shared for prompt in chosen])
+        last = states[torch.arange(len(chosen), device=self.device), own - 1]
+        cache.lengths = cache.lengths + own
+        expand = torch.arange(len(chosen), device=self.device).repeat_interleave(group)
         cache.select(expand)
         rows = [_Row(index) for index in admitted for _ in range(group)]
         self._draw(rows, lm_head(self.model, last)[expand])
@@ -130,11 +132,9 @@ class _Batch:
 
     def decode(self) -> None:
         """One token for every row."""
-        cache = self.cache
-        assert cache is not None
-        last = torch.tensor([row.input_ids[-1] for row in self.rows], device=self.device)
-        states = self._forward(last[:, None], cache.lengths[:, None], cache, cache.visible)
-        cache.lengths = cache.lengths + 1
+        assert self.cache is not None
+        states = self._forward(self._tensor([[row.input_ids[-1]] for row in self.rows]), self.cache)
+        self.cache.lengths = self.cache.lengths + 1
         self._draw(self.rows, lm_head(self.model, states[:, 0]))
 
     def collect(self, eos_token_ids: frozenset[int], max_new_tokens: int) -> list[_Row]:
@@ -160,19 +160,22 @@ class _Batch:
             row.input_ids.append(token)
             row.logprobs.append(logprob)
 
-    def _forward(self, input_ids: Tensor, position_ids: Tensor, cache: KeyValueCache, visible) -> Tensor:
+    def _forward(self, input_ids: Tensor, cache: KeyValueCache) -> Tensor:
+        """Hidden states [rows, new, hidden] of tokens that follow what `cache` holds; it stores them."""
         body = backbone(self.model)
+        new = input_ids.shape[1]
+        positions = cache.lengths[:, None] + torch.arange(new, device=self.device)
         return body(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_masks(body, visible),
-            past_key_values=cache, use_cache=True,
+            input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True,
+            attention_mask=attention_masks(body, lambda window: cache.visible(new, window)),
         ).last_hidden_state  # fmt: skip
 
+    def _tensor(self, values: list) -> Tensor:
+        return torch.tensor(values, device=self.device)
 
-def _causal(distance: Tensor, window: int | None) -> Tensor:
-    mask = distance >= 0
-    if window is not None:
-        mask &= distance < window
-    return mask[None, None]
+
+def _padded(ids: list[int], width: int) -> list[int]:
+    return ids + [0] * (width - len(ids))
 
 
 def _rollout(prompt: list[int], rows: list[_Row]) -> Rollout:

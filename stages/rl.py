@@ -12,7 +12,7 @@ from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
 from stages.rewards.rewards import Rewards
-from stages.training.heldout import gold_accuracy
+from stages.training.gold import gold_accuracy
 from stages.training.preferences import load_preferences
 from stages.training.session import load_rows, make_accelerator, run_training
 from stages.workspace import Stage

@@ -9,8 +9,6 @@ import torch
 from stages.algorithms.base import Algorithm
 from stages.algorithms.batch import batch_of
 from stages.data.examples import Example
-from stages.rewards.rewards import Rewards
-from stages.rollout.sampler import Sampler
 
 
 @torch.no_grad()
@@ -24,18 +22,3 @@ def mean_losses(algorithm: Algorithm, examples: Sequence[Example], max_tokens: i
     means = {name: sum(float(loss.metrics[name]) for loss in losses) / weight for name in names}
     means["loss"] = sum(float(loss.total) for loss in losses) / weight
     return {f"eval/{name.split('/')[-1]}": mean for name, mean in means.items()}
-
-
-def gold_accuracy(
-    sampler: Sampler, examples: Sequence[Example], rewards: Rewards, max_new_tokens: int
-) -> dict[str, float]:
-    """Share of greedy answers that the verifier accepts; nothing where there is no verifier.
-
-    A training reward can be gamed: this is the number that says whether RL helps.
-    """
-    if rewards.verifier is None or not examples:
-        return {}
-    prompts = [example.tree.prompt.input_ids for example in examples]
-    rollouts = sampler.sample(prompts, 1, max_new_tokens, temperature=0.0)
-    gold = rewards.gold(examples, [rollout.tree for rollout in rollouts])
-    return {} if gold is None else {"eval/gold_accuracy": float(gold.mean())}

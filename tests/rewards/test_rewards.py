@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from stages.config.errors import UserError
 from stages.data.examples import Example
 from stages.packing import Node, Tree
-from stages.rewards import FunctionReward, Rewards, check_columns, check_rewards
+from stages.rewards.check import check_columns, check_rewards
+from stages.rewards.functions import FunctionReward
+from stages.rewards.rewards import Rewards
 
 MODULE = """
 def length(completions, **columns):

@@ -7,7 +7,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,9 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.config.compose import CONF, ROOT, check_overrides
+from stages.config.compose import CONF, ROOT, check_overrides, compose_config
 from stages.config.errors import UserError
 from stages.config.validate import validate
+from stages.graph import downstream
+from stages.guard import DISPATCHER
 from stages.tracking.provenance import PARENT
 from stages.workspace import Stage, open_stage
 
@@ -53,38 +56,41 @@ def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]
 
 def _prepare_process() -> None:
     os.environ["PROJECT_ROOT"] = str(ROOT)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug is worth its whole traceback
+    flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
     if "DVC_STAGE" in os.environ:  # the output is data/<stage>; Hydra's own folder is of no use
         os.environ["TREELINE_OUTPUT"] = str(ROOT / ".checkpoints" / "hydra")
-    elif {"-m", "--multirun"} & set(sys.argv[1:]):
+    elif flags & {"-m", "--multirun"}:
         os.environ.setdefault(PARENT, f"sweep-{uuid4().hex}")
+        os.environ[DISPATCHER] = str(os.getpid())
     logging.getLogger("stages").setLevel(logging.INFO)
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    with reported():
+        overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+        if flags:  # of a sweep's `key=a,b` only the key is looked at; each of its jobs is checked by itself
+            check_overrides(overrides)
+        else:  # before Hydra makes a folder for a run that cannot be
+            validate(compose_config(overrides))
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """What a user can mend is told in one line, with exit code 2."""
     try:
-        check_overrides(overrides)  # of a sweep's `key=a,b`, too, only the key is looked at
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
 def _run_job(stage: str, config: DictConfig) -> None:
-    """One job of a sweep: the stage, then its evaluation, each its own launch, all into the job's own folder."""
-    try:
+    """One job of a sweep: the stage and what follows it, each its own launch, all into the job's own folder."""
+    with reported():
         validate(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    overrides = list(HydraConfig.get().overrides.task)
-    chosen = {name: str(folder / name) for name in _downstream(stage)}
-    for name in chosen:
-        done = [f"+run.inputs.{earlier}={path}" for earlier, path in chosen.items() if Path(path).is_dir()]
-        launch(name, [*overrides, f"hydra.run.dir={folder}", *done])
-
-
-def _downstream(stage: str) -> list[str]:
-    """The stages that a change of `stage` reaches, in order."""
-    order = ["prepare", "sft", "reward_model", "rl", "evaluate"]
-    return order[order.index(stage) :]
+    overrides = [*HydraConfig.get().overrides.task, f"hydra.run.dir='{folder}'"]
+    for name in downstream(stage):
+        launch(name, overrides)
+        overrides.append(f"+run.inputs.{name}='{folder / name}'")
 
 
 def launch(stage: str, overrides: list[str]) -> None:

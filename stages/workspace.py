@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 import signal
@@ -12,32 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from stages.config.compose import ROOT
 from stages.config.errors import UserError
+from stages.config.space import check_space
 from stages.config.validate import validate
-from stages.guard import lock, stop_with_dvc
-from stages.tracking.start import start_tracker
+from stages.graph import dependencies, fingerprint
+from stages.guard import lock, stop_with_parent
+from stages.tracking.curves import read_curves
+from stages.tracking.start import CURVES, start_tracker
 from stages.tracking.tracker import Tracker
 
 CHECKPOINTS = ROOT / ".checkpoints"
-# What each stage's checkpoint depends on, as dvc.yaml's params say for its output.
-SECTIONS = {
-    "prepare": ("seed", "model", "data"),
-    "sft": ("seed", "model", "data", "sft"),
-    "reward_model": ("seed", "model", "data", "reward_model"),
-    "rl": ("seed", "model", "data", "rl"),
-    "evaluate": ("seed", "model", "data", "rl", "evaluate"),
-}
-INPUTS = {
-    "prepare": (),
-    "sft": ("prepare",),
-    "reward_model": ("prepare", "sft"),
-    "rl": ("prepare", "sft", "reward_model"),
-    "evaluate": ("prepare", "sft", "reward_model", "rl"),
-}
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Stage:
 
     def input(self, name: str) -> Path:
         """The folder that an earlier stage wrote."""
-        return _input(self.config, name)
+        return input_folder(self.config, name)
 
 
 @contextmanager
@@ -64,25 +54,27 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
     """
     try:
         validate(config)
-        for needed in INPUTS[name]:
-            _input(config, needed)
+        inputs = {needed: input_folder(config, needed) for needed in dependencies(name, config).inputs}
         final = _output(name)
-        with lock(CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f"{final.name}.lock"), name):
-            yield from _run(name, config, final)
+        check_space(name, config, final)
+        checkpoints = CHECKPOINTS / name / fingerprint(name, config, inputs)
+        held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f"{final.name}.lock")
+        with lock(held, name), lock(checkpoints.with_suffix(".lock"), name):
+            yield from _run(name, config, final, checkpoints)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def _run(name: str, config: DictConfig, final: Path) -> Iterator[Stage]:
-    stop_with_dvc()
+def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:
+    stop_with_parent()
+    use_all_cores()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main = int(os.environ.get("RANK", "0")) == 0
     partial = final.with_name(f".{final.name}.partial")
     if main:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    checkpoints = CHECKPOINTS / name / fingerprint(name, config)
     tracker = start_tracker(name, config, partial)
     try:
         yield Stage(name, config, partial, checkpoints, tracker, main)
@@ -93,9 +85,27 @@ def _run(name: str, config: DictConfig, final: Path) -> Iterator[Stage]:
         raise
     tracker.finish()
     if main:
+        _write_metrics(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        shutil.rmtree(CHECKPOINTS / name, ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _write_metrics(output: Path) -> None:
+    """metrics.json, for `dvc metrics`: where each curve ended. A stage that measures more has written its own."""
+    if not (output / METRICS).exists():
+        last = {name: points[-1][1] for name, points in sorted(read_curves(output / CURVES).items())}
+        (output / METRICS).write_text(json.dumps(last, indent=2) + "\n")
+
+
+def use_all_cores() -> None:
+    """accelerate launch sets OMP_NUM_THREADS to 1 where it counts one physical core, and torch obeys.
+
+    Any other number is somebody's wish, and is left alone.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _by_dvc() -> bool:
@@ -109,22 +119,9 @@ def _output(name: str) -> Path:
     return Path(HydraConfig.get().runtime.output_dir).resolve() / name
 
 
-def _input(config: DictConfig, name: str) -> Path:
+def input_folder(config: DictConfig, name: str) -> Path:
+    """The output of an earlier stage. Raises UserError where it is not there."""
     folder = ROOT / config.run.inputs.get(name, f"data/{name}")
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: `dvc repro {name}` makes it")
     return folder
-
-
-def fingerprint(name: str, config: DictConfig) -> str:
-    """What a checkpoint stands for: the stage's values, its inputs' content and the code."""
-    sections = {section: config[section] for section in SECTIONS[name]}
-    if "rl" in sections:
-        sections["rl"] = {"algo": config.rl.algo, "settings": config.rl[config.rl.algo]}
-    digest = hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(sections), resolve=True, sort_keys=True).encode())
-    folders = [_input(config, needed) for needed in INPUTS[name]]
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in [*files, *sorted((ROOT / "stages").rglob("*.py"))]:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]

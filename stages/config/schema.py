@@ -67,3 +67,4 @@ class RunSettings(Settings):
     logging_steps: int = Field(ge=1)
     eval_prompts: int = Field(ge=0)
     inputs: dict[str, str]
+    check_space: bool

@@ -35,6 +35,14 @@ class BaseModel:
     trust_remote_code: bool
     stop_token_ids: list[int]
 
+    def check_unchanged(self) -> None:
+        """Raise UserError where a local folder is no longer what prepare saw. DVC watches paths of the project only."""
+        if not self.embedded and self.sha256 is not None and _folder_hash(Path(self.path)) != self.sha256:
+            raise UserError(
+                f"model.path: the content of {self.path} has changed since prepare ran: "
+                "`dvc repro --force prepare`, then `dvc repro`"
+            )
+
 
 def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenizerBase]:
     """The model that the config names, and its tokenizer. Raises UserError; loads no weights."""
@@ -42,7 +50,7 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
         tokenizer = load_embedded_tokenizer()
         stops = sorted(eos_token_ids(tokenizer))
         return BaseModel(EMBEDDED_FOLDER, None, _file_hash(embedded_weights()), True, False, stops), tokenizer
-    path, trust = _location(settings.path), settings.trust_remote_code
+    path, trust = check_location(settings.path), settings.trust_remote_code
     config = _check_config(path, settings.revision, trust)
     try:
         tokenizer = load_tokenizer(path, settings.revision, trust)
@@ -64,17 +72,25 @@ def write_base_model(folder: Path, model: BaseModel) -> None:
 
 
 def read_base_model(folder: Path) -> BaseModel:
-    """The model that prepare's output names, with a path that `from_pretrained` takes from anywhere."""
+    """The model that prepare's output names, with a path that `from_pretrained` takes from anywhere.
+
+    Raises UserError where a local folder has changed since.
+    """
     values = json.loads((folder / "model.json").read_text())
     if values["embedded"]:
         values["path"] = str(folder / values["path"])
     else:
-        values["path"] = _location(values["path"])
-    return BaseModel(**values)
+        values["path"] = check_location(values["path"])
+    model = BaseModel(**values)
+    model.check_unchanged()
+    return model
 
 
-def _location(path: str) -> str:
-    """A local folder as an absolute path, seen from the project's root; anything else is a hub id."""
+def check_location(path: str) -> str:
+    """A local folder as an absolute path, seen from the project's root; anything else is a hub id.
+
+    Raises UserError for what can be neither.
+    """
     local = ROOT / Path(path).expanduser()
     if local.is_dir():
         return str(local)

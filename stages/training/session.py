@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
@@ -18,9 +16,7 @@ from stages.workspace import Stage
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """Accelerate as the launch says, in the precision that the config says, on every core there is."""
-    if "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    """Accelerate as the launch says, in the precision that the config says."""
     return Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
 
 

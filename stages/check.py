@@ -1,0 +1,82 @@
+"""The door, before `dvc repro`: everything that can be known to be wrong without reading data or loading a model.
+
+`python -m stages.check [key=value ...]` exits with 2 and one line where something is wrong. prepare, the first stage,
+checks the data in the same way before it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from omegaconf import DictConfig, OmegaConf
+
+from stages.config.compose import CONF, ROOT, compose_config
+from stages.config.errors import UserError
+from stages.config.space import check_room
+from stages.config.validate import validate
+from stages.data.base_model import check_location, read_base_model
+from stages.data.nearest import nearest
+from stages.data.roles import ROLES
+from stages.dispatch import reported
+from stages.graph import dependencies, graph
+
+
+def check(overrides: list[str]) -> None:
+    """Raise UserError for the first thing that is wrong."""
+    config = compose_config(overrides)
+    validate(config)
+    check_launch()
+    check_params(config)
+    check_files(config)
+    check_model(config)
+    check_room(list(graph()), config, ROOT / "data")
+
+
+def check_launch() -> None:
+    """The environment variable names a file of conf/launch."""
+    kind = os.environ.get("TREELINE_LAUNCH", "cpu")
+    known = [path.stem for path in (CONF / "launch").glob("*.yaml")]
+    if kind not in known:
+        raise UserError(f"TREELINE_LAUNCH: there is no conf/launch/{kind}.yaml{nearest(kind, known)}")
+
+
+def check_params(config: DictConfig) -> None:
+    """What DVC tracks must be written out in params.yaml: DVC reads that file alone, and knows no default."""
+    written = OmegaConf.load(ROOT / "params.yaml")
+    for stage in graph():
+        for key in dependencies(stage, config).params:
+            parts = key.split(".")
+            node = written
+            for part in parts:
+                if not OmegaConf.is_dict(node) or part not in node:
+                    raise UserError(
+                        f"params.yaml: '{key}' is missing and DVC watches it: write it, if only as {{}}"
+                    )
+                node = node[part]
+
+
+def check_files(config: DictConfig) -> None:
+    """Paths that DVC watches exist, whether or not a role reads them."""
+    for role in ROLES:
+        path = config.data[role].path
+        if not (ROOT / path).exists():
+            raise UserError(f"data.{role}.path: there is no file or folder {path}")
+
+
+def check_model(config: DictConfig) -> None:
+    """The model is there, and it is what prepare saw: DVC does not watch a folder outside the project."""
+    if config.model.path is not None:
+        check_location(config.model.path)
+        if (ROOT / "data" / "prepare" / "model.json").exists():
+            read_base_model(ROOT / "data" / "prepare")
+
+
+def main() -> None:
+    """Exit code 0, or 2 with the reason."""
+    with reported():
+        check(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Whether the disk has room for what a stage is about to write. It is asked before, not found out in the middle."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from omegaconf import DictConfig
+
+from stages.config.compose import ROOT
+from stages.config.errors import UserError
+from stages.config.validate import needs_reward_model
+
+EMBEDDED_PARAMETERS = 134_515_008
+BYTES = 4  # outputs and checkpoints are float32
+COPIES = 2  # the output, and DVC's cache where the file system has no reflinks
+MARGIN = 64 * 2**20  # data, curves, reports
+
+
+def check_space(stage: str, config: DictConfig, where: Path) -> None:
+    """Raise UserError where `stage` would not find the room that it needs; a model of unknown size needs none."""
+    check_room([stage], config, where)
+
+
+def check_room(stages: Sequence[str], config: DictConfig, where: Path) -> None:
+    """The same for several stages that run one after the other."""
+    if not config.run.check_space:
+        return
+    models = parameters(config) * BYTES
+    outputs = sum(_outputs(stage, config) for stage in stages) * COPIES
+    # Adam's two moments beside the weights, and while one checkpoint is written the older one is still there.
+    scratch = max(_checkpoints(stage, config) for stage in stages)
+    needed = MARGIN + models * (outputs + scratch)
+    free = shutil.disk_usage(next(path for path in [where, *where.parents] if path.exists())).free
+    if free < needed:
+        raise UserError(
+            f"not enough disk space for {', '.join(stages)}: up to {_gb(needed)} are needed and {where} has "
+            f"{_gb(free)}; make room, or set run.check_space=false"
+        )
+
+
+def _trains(stage: str, config: DictConfig) -> bool:
+    return stage in ("sft", "rl") or (stage == "reward_model" and needs_reward_model(config))
+
+
+def _outputs(stage: str, config: DictConfig) -> int:
+    if stage == "prepare":
+        return int(config.model.path is None)
+    return int(_trains(stage, config) and not (config.model.lora and not config.model.merge_adapter))
+
+
+def _checkpoints(stage: str, config: DictConfig) -> int:
+    return (2 if config.model.lora else 6) if _trains(stage, config) else 0
+
+
+def parameters(config: DictConfig) -> int:
+    """How many parameters model.path has, by the headers of its files; 0 where they are not on this machine."""
+    if config.model.path is None:
+        return EMBEDDED_PARAMETERS
+    folder = ROOT / Path(config.model.path).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(
+                snapshot_download(config.model.path, revision=config.model.revision, local_files_only=True)
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, ValueError):
+            return 0
+    return sum(_count(path) for path in folder.glob("*.safetensors"))
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        tensors = json.loads(file.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -22,10 +22,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing here calls home
 
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.exceptions import MlflowException
 
-from stages.tracking.spool import EVENTS, claim, is_alive, read_delivered, read_events, write_delivered  # noqa: E402
-from stages.tracking.store import Store  # noqa: E402
+from stages.tracking.spool import EVENTS, claim, is_alive, read_delivered, read_events, write_delivered
+from stages.tracking.store import Store
 
 POLL, LONGEST_WAIT = 2.0, 30.0  # seconds between deliveries; and at most, when they fail
 LOCK = "sender.lock"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -122,7 +121,7 @@ def write_delivered(folder: Path, delivered: dict[str, Any]) -> None:
     """Replace the state in one move, so that a killed sender leaves the old one or the new one."""
     hidden = folder / f".{DELIVERED}"
     hidden.write_text(json.dumps(delivered))
-    os.replace(hidden, folder / DELIVERED)
+    hidden.replace(folder / DELIVERED)
 
 
 @contextmanager

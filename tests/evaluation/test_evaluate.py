@@ -120,7 +120,7 @@ def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
     assert means["base"]["kl_k1"] > 4 and means["base"]["entropy"] < 2
     assert means["base"]["sft_loss"] > LOG_VOCABULARY
 
-    rows = list(csv.DictReader((tmp_path / "out" / "samples.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "samples.csv").read_text().splitlines()))
     assert [(row["prompt"], row["sft"], row["sft_gold"]) for row in rows] == [
         ("0 + 1 =", "!!!!", "0.0"), ("1 + 1 =", "!!!!", "1.0"), ("2 + 1 =", "!!!!", "0.0")
     ]  # fmt: skip

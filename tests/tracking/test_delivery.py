@@ -19,6 +19,11 @@ from stages.tracking.store import Store
 from stages.tracking.tracker import Tracker
 from tests.tracking.conftest import client, runs, settings, wait_for, waiting
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # the sender may be
+]
+
 ROOT = Path(__file__).parents[2]
 STAGE = """
 import os, signal, sys
@@ -154,6 +159,7 @@ def test_a_line_that_was_cut_short_waits(project: Path) -> None:
         file.write('{"event": "metrics", "step": 3}\n')
     events, _ = read_events(spool.folder, offset)
     assert [event["step"] for event in events] == [1, 3]
+    spool.close()
 
 
 def test_other_ranks_and_no_tracking_leave_no_spool(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,13 +64,13 @@ def model_metrics(
     answers: Sequence[Answer], losses: Sequence[RowLoss], bootstrap: Bootstrap
 ) -> dict[str, Interval]:
     """The metrics of one model by itself. Entropy and loss are per token, the rest per prompt."""
-    tokens = [answer.tokens for answer in answers]
+    tokens = [float(answer.tokens) for answer in answers]
     metrics = {
         "kl_k1": bootstrap.mean([answer.kl for answer in answers]),
         "entropy": bootstrap.ratio([answer.entropy for answer in answers], tokens),
-        "mean_length": bootstrap.mean([answer.length for answer in answers]),
+        "mean_length": bootstrap.mean([float(answer.length) for answer in answers]),
         "no_eos_share": bootstrap.mean([answer.no_eos for answer in answers]),
-        "sft_loss": bootstrap.ratio([row.total for row in losses], [row.tokens for row in losses]),
+        "sft_loss": bootstrap.ratio([row.total for row in losses], [float(row.tokens) for row in losses]),
     }
     scores = known([answer.reward_model_score for answer in answers])
     if scores is not None:

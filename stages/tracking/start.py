@@ -46,7 +46,7 @@ def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
         "config": OmegaConf.to_yaml(config, resolve=True),
     }
     try:
-        spool = Spool(root / ".spool", start, config.tracking.finish_timeout)
+        spool = Spool(root / ".spool", start, float(config.tracking.finish_timeout))
         spool.sender = start_sender(spool.folder, config, root)
     except OSError as error:  # a read-only folder, a full disk: tracking never stops a stage
         print(f"warning: this run is not tracked: {error}", file=sys.stderr)

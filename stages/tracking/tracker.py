@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Event = dict[str, Any]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes events one at a time, in order."""
 

@@ -26,7 +26,7 @@ def test_an_accuracy_has_the_width_of_its_binomial() -> None:
 
 def test_a_ratio_weighs_each_prompt_by_its_tokens() -> None:
     # 2 nats over 1 token and 1 nat over 3: 3 nats over 4 tokens, between 1/3 and 2.
-    interval = BOOTSTRAP.ratio([2.0, 1.0], [1, 3])
+    interval = BOOTSTRAP.ratio([2.0, 1.0], [1.0, 3.0])
     assert interval == {"mean": 0.75, "low": pytest.approx(1 / 3), "high": 2.0}
 
 

@@ -89,7 +89,7 @@ def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_second_delivery_changes_nothing(project: Path) -> None:
-    spool = Spool(project / ".spool", start_event(), finish_timeout=0)
+    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
     tracker = Tracker([spool])
     tracker.log({"train/loss": 2.0}, step=0)
     tracker.log_table("samples", [{"prompt": "1 + 1"}])
@@ -148,7 +148,7 @@ def test_six_at_once_on_a_fresh_store(project: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_line_that_was_cut_short_waits(project: Path) -> None:
-    spool = Spool(project / ".spool", start_event(), finish_timeout=0)
+    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
     with (spool.folder / EVENTS).open("a") as file:
         file.write('{"event": "met')
     events, offset = read_events(spool.folder, 0)

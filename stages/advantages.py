@@ -46,6 +46,8 @@ def group_relative(
     `scale=False` leaves out the division: Liu et al. 2025 (Dr. GRPO), equation 3.
     """
     centered = rewards - rewards.mean(1, keepdim=True)
+    # The mean of equal numbers is rounded: the division by eps would make an advantage of that.
+    centered = centered.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
     if not scale or rewards.shape[1] == 1:
         return centered
     return centered / (rewards.std(1, keepdim=True) + eps)
@@ -58,8 +60,20 @@ def whiten(
 
     `total` sums a tensor over ranks (the identity on one).
     """
+    mean, variance = _moments(values, mask, total)
+    return ((values - mean) / (variance + eps).sqrt() * mask).to(values.dtype)
+
+
+def whiten_about_mean(
+    values: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], total: Callable[[Tensor], Tensor], eps: float = 1e-8
+) -> Float[Tensor, "batch seq"]:
+    """As `whiten`, but the mean stays: a reward's sign says good or bad, and shifting it would pay for length."""
+    mean, variance = _moments(values, mask, total)
+    return (((values - mean) / (variance + eps).sqrt() + mean) * mask).to(values.dtype)
+
+
+def _moments(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     kept = values[mask].double()
     count, first, second = total(torch.stack([kept.new_tensor(len(kept)), kept.sum(), (kept**2).sum()]))
     mean = first / count
-    variance = (second / count - mean**2).clamp(min=0)
-    return ((values - mean) / (variance + eps).sqrt() * mask).to(values.dtype)
+    return mean, (second / count - mean**2).clamp(min=0)

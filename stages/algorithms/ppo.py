@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.advantages import gae, token_rewards, whiten
+from stages.advantages import gae, token_rewards, whiten, whiten_about_mean
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
 from stages.algorithms.minibatches import minibatches
@@ -73,7 +73,7 @@ class PPO(Algorithm):
         kl = k1(old_logprobs, reference.logprobs)
         rewards = token_rewards(rollouts.scores, kl, mask, settings.kl_coef)
         if settings.whiten_rewards:
-            rewards = whiten(rewards, mask, sum_over_ranks)
+            rewards = whiten_about_mean(rewards, mask, sum_over_ranks)
         advantages = gae(rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda)
         self.observe("objective/kl_k1", (kl * mask).sum(1))
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())

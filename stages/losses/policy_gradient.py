@@ -27,8 +27,8 @@ def clipped(
     return torch.maximum(unclipped_loss, clipped_loss) * mask
 
 
-def clip_fraction(logprobs: Tokens, old_logprobs: Tokens, mask: Mask, *, low: float, high: float) -> Tokens:
-    """1 where the ratio lies outside [1 - low, 1 + high]."""
+def clip_fraction(logprobs: Tokens, old_logprobs: Tokens, mask: Mask, *, low: float, high: float) -> Mask:
+    """True where the ratio lies outside [1 - low, 1 + high]."""
     ratios = ratio(logprobs, old_logprobs)
     return ((ratios < 1 - low) | (ratios > 1 + high)) & mask
 

@@ -29,16 +29,14 @@ def as_sft(record: Record) -> Record:
 
 
 def as_preference(record: Record) -> Record:
-    """Completions with scores, or a prompt whose completions are still to be sampled.
+    """Completions with scores; or a prompt, with or without a demonstration, to which samples are still to be added.
 
-    Equal responses are kept once. Raises LeftOut where all are equally good, BadRow on an unlabelled one.
+    Equal responses are kept once. Raises LeftOut where all are equally good, BadRow on text without a prompt.
     """
-    if not record.completions:
-        return record
-    if record.scores is None:
-        detail = "preference needs chosen and rejected, ranked or labelled completions, or prompts alone"
-        raise BadRow("a single completion without a label", detail)
-    if len(record.completions) == 1:
+    if not record.prompt and record.scores is None:
+        detail = "preference needs a prompt with chosen and rejected, ranked or labelled completions, or none yet"
+        raise BadRow("no prompt", detail)
+    if record.scores is None or len(record.completions) == 1:
         return record
     first = {str(text): index for index, text in reversed(list(enumerate(record.completions)))}
     kept = sorted(first.values())

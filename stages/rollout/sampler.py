@@ -55,6 +55,13 @@ class Sampler:
         self, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float = 1.0
     ) -> list[Rollout]:
         """Sample `num_generations` completions of each prompt; temperature 0 is greedy. Draws from torch's global RNG."""
+        # Weights are in the sampler's own precision: autocast would only convert them again at every token.
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            return self._sample(prompts, num_generations, max_new_tokens, temperature)
+
+    def _sample(
+        self, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float
+    ) -> list[Rollout]:
         self._refresh()
         training = self.model.training
         self.model.eval()

@@ -1,4 +1,4 @@
-"""The preference data of a stage: as prepare wrote them, or sampled from the sft model and ranked by the verifier."""
+"""The preference data of a stage: as prepare wrote them, or with samples of the sft model, ranked by the verifier."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_preferences(
     Every process samples the same, from the same seed, so that the data need not be sent around.
     """
     rows, held_out = load_rows(run, "preference"), load_rows(run, "preference_test")
-    if any(not example.tree.completions for example in rows):
+    if any(example.scores is None for example in rows):
         rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
     if not rows:
         raise UserError("data.preference: no prompt has two completions that score differently; nothing to learn from")
@@ -48,7 +48,7 @@ def _sample(
     tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
     judge = Rewards.from_config({}, run.config.data.verifier, tokenizer, run.output)
     if judge.verifier is None:
-        raise UserError("data.preference has prompts only: set data.verifier, so that samples can be ranked")
+        raise UserError("data.preference has rows without preferences: set data.verifier, so that samples can be ranked")
     model = load_model(run.input("sft") / "model").to(accelerator.device)
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,10 +15,22 @@ from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
 from stages.workspace import Stage
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """Accelerate as the launch says, in the precision that the config says."""
+    _keep_freed_memory()
     return Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the large blocks that every step frees, rather than map and fault them in again: a quarter of
+    a step on the CPU. Elsewhere than on Linux with glibc, nothing."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 * 2**20)):
+            libc.mallopt(option, value)
 
 
 def run_training(

@@ -32,10 +32,10 @@ def test_sft_leaves_out_what_is_marked_wrong() -> None:
 
 
 def test_preference_takes_comparisons_labels_and_prompts() -> None:
-    for record in (PAIR, RANKING, PROMPT, Record("p", ["c"], [0.0])):
+    for record in (PAIR, RANKING, PROMPT, DEMONSTRATION, Record("p", ["c"], [0.0])):
         assert as_preference(record) == record
     with pytest.raises(BadRow, match="chosen and rejected"):
-        as_preference(DEMONSTRATION)
+        as_preference(Record("", ["text"], raw=True))
 
 
 def test_equal_responses_count_once_and_ties_say_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -21,13 +22,34 @@ from stages.data.nearest import nearest
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PARAMS = "params.yaml"
+# Sections whose keys are the user's own. Hydra takes a new one with a + only.
+OPEN = ("run.inputs", "*.rewards", "*.task", "*.columns", "*.loss")
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """What a stage sees. Raises UserError where params.yaml or an override cannot be read."""
     os.environ["PROJECT_ROOT"] = str(ROOT)
+    _check_params(ROOT / PARAMS)
     check_overrides(overrides)
     return _compose(overrides)
+
+
+def _check_params(path: Path) -> None:
+    """DVC reads params.yaml as plain YAML. What Hydra alone would understand in it, DVC would take for a constant."""
+    try:
+        params = OmegaConf.load(path)
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path.name} cannot be read: {_one_line(error)}") from error
+    if not OmegaConf.is_dict(params):
+        raise UserError(f"{path.name} must hold sections of keys and values")
+    for key in ("defaults", "hydra"):
+        if key in params:
+            raise UserError(f"{path.name}: '{key}' does not belong here but into conf/config.yaml")
+    for line in OmegaConf.to_yaml(params).splitlines():
+        if "${" in line:
+            raise UserError(
+                f"{path.name}: '{line.strip()}': write the value itself, for DVC does not resolve ${{...}}"
+            )
 
 
 def _compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
@@ -40,7 +62,8 @@ def _compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Without where Hydra looked, which is internal and long."""
+    return " ".join(str(error).split("Config search path:")[0].split("full_key:")[0].split())
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -62,9 +85,13 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def check_key(config: DictConfig, key: str, where: str) -> None:
     """Raise UserError where `key` (dotted) leads nowhere in `config`."""
     node: DictConfig = config
-    for depth, part in enumerate(key.split(".")):
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        parent = ".".join(parts[:depth])
         if not OmegaConf.is_dict(node):
-            raise UserError(f"{where}: '{key}': nothing lies below '{'.'.join(key.split('.')[:depth])}'")
+            raise UserError(f"{where}: '{key}': nothing lies below '{parent}'")
         if part not in node:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(part, map(str, node))}")
+            known = nearest(part, map(str, node)) if node else ""
+            add = f"; to add it, write +{key}=..." if any(fnmatch(parent, name) for name in OPEN) else ""
+            raise UserError(f"{where}: unknown key '{key}'{known}{add}")
         node = node[part]

@@ -11,9 +11,9 @@ SchedulerName = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
 class Settings(BaseModel):
-    """Unknown keys are errors, and no key has a default here."""
+    """Unknown keys are errors, no key has a default here, and a value is of its type: "16" is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TrainingSettings(Settings):

@@ -81,5 +81,5 @@ def _count(path: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__")
 
 
-def _gb(size: float) -> str:
+def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, TypeVar
 
 from hydra.utils import get_class, get_method
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from stages.config.errors import UserError
-from stages.config.schema import Settings
+from stages.config.schema import OnlineSettings, Settings
 from stages.data.nearest import nearest
 
 S = TypeVar("S", bound=Settings)
@@ -29,52 +32,92 @@ SECTIONS = {
 
 def validate(config: DictConfig) -> None:
     """Raise UserError for an unknown section, key or algorithm (naming the nearest) or a value out of its range."""
+    try:
+        OmegaConf.resolve(config.copy())
+    except OmegaConfBaseException as error:
+        raise UserError(f"params.yaml: {' '.join(str(error).split())}") from error
+    sections = [*SECTIONS, "seed", "rl"]
     for name in config:
-        if name not in {*SECTIONS, "seed", "rl"}:
-            raise UserError(
-                f"params.yaml: unknown section '{name}'{nearest(str(name), [*SECTIONS, 'seed', 'rl'])}"
-            )
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
-        raise UserError(
-            f"params.yaml: seed is {config.seed!r}; it must be a whole number from 0 to 2147483647"
-        )
+        if name not in sections:
+            raise UserError(f"params.yaml: unknown section '{name}'{nearest(str(name), sections)}")
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**31:  # True is an int, too
+        raise UserError(f"params.yaml: seed is {seed!r}; it must be a whole number from 0 to 2147483647")
     for name, shape in SECTIONS.items():
         read(config, name, get_class(shape))
-    algorithms = [str(name) for name in config.rl if name != "algo"]
-    if config.rl.algo not in algorithms:
+    _validate_rl(config)
+
+
+def _validate_rl(config: DictConfig) -> None:
+    """Every algorithm's block, for a mistake in one that is not chosen would wait there; rewards of the chosen one."""
+    section = _section(config, "rl")
+    algorithms = [str(name) for name in section if name != "algo"]
+    chosen = section.get("algo")
+    if chosen not in algorithms:
         raise UserError(
-            f"params.yaml: rl.algo: unknown algorithm '{config.rl.algo}'{nearest(config.rl.algo, algorithms)}"
+            f"params.yaml: rl.algo: unknown algorithm '{chosen}'{nearest(str(chosen), algorithms)}"
         )
-    for name in algorithms:
-        if "_target_" not in (config.rl[name] or {}):
-            raise UserError(
-                f"params.yaml: unknown key 'rl.{name}'{nearest(name, [a for a in algorithms if a != name])}"
-            )
-        read(config, f"rl.{name}", get_class(config.rl[name]._target_).Settings)
+    shapes = {name: _settings_of(config, name, algorithms) for name in algorithms}
+    for name, shape in shapes.items():
+        read(config, f"rl.{name}", shape)
+    rewards = dict(section[chosen].rewards)
+    if issubclass(shapes[chosen], OnlineSettings) and not rewards:
+        raise UserError(
+            f"params.yaml: rl.{chosen}.rewards is empty: name what is to be learned, such as {{reward_model: 1.0}}"
+        )
     check_rewards = get_method("stages.rewards.check.check_rewards")
-    check_rewards(dict(config.rl[config.rl.algo].rewards), config.data.verifier)
+    check_rewards(rewards, config.data.verifier)
+
+
+def _settings_of(config: DictConfig, name: str, algorithms: list[str]) -> type[Settings]:
+    target = _section(config, f"rl.{name}").get("_target_")
+    if target is None:  # no conf/rl/<name>.yaml gave it one
+        others = [algorithm for algorithm in algorithms if algorithm != name]
+        raise UserError(f"params.yaml: unknown key 'rl.{name}'{nearest(name, others)}")
+    module, _, kind = str(target).rpartition(".")
+    try:
+        return getattr(import_module(module), kind).Settings
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"rl.{name}._target_: {target} is no algorithm: {error}") from error
+
+
+def _section(config: DictConfig, name: str) -> DictConfig:
+    section = OmegaConf.select(config, name)
+    if not OmegaConf.is_dict(section):
+        raise UserError(f"params.yaml: '{name}' is {section!r}; write keys and values below it, or {{}}")
+    return section
 
 
 def read(config: DictConfig, section: str, shape: type[S]) -> S:
     """A section as its settings. Raises UserError for the first thing that is wrong with it."""
-    values: Any = OmegaConf.to_container(OmegaConf.select(config, section), resolve=True)
+    values: Any = OmegaConf.to_container(_section(config, section), resolve=True)
     values.pop("_target_", None)
     try:
         return shape.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join([section, *(str(part) for part in first["loc"])])
+        path = [str(part) for part in _existing(first["loc"], values)]
+        key = ".".join([section, *path])
         if first["type"] == "extra_forbidden":
-            *parents, name = first["loc"]
-            known = _fields(shape, parents)
-            raise UserError(f"params.yaml: unknown key '{key}'{nearest(str(name), known)}") from error
-        given = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
-        raise UserError(f"params.yaml: {key}: {first['msg']}{given}") from error
+            known = _fields(shape, path[:-1])
+            raise UserError(f"params.yaml: unknown key '{key}'{nearest(path[-1], known)}") from error
+        if first["type"] == "missing":
+            raise UserError(f"params.yaml: '{key}.{first['loc'][-1]}' is missing") from error
+        raise UserError(f"params.yaml: {key}: {first['msg']} (it is {first['input']!r})") from error
 
 
-def _fields(shape: type[Settings], parents: list[int | str]) -> list[str]:
+def _existing(location: tuple[int | str, ...], values: Any) -> Iterator[int | str]:
+    """The part of pydantic's location that leads through the values; behind it may come a type's name."""
+    for part in location:
+        if not isinstance(values, dict | list) or (isinstance(values, dict) and part not in values):
+            return
+        yield part
+        values = values[part]  # type: ignore[call-overload]
+
+
+def _fields(shape: type[Settings], parents: list[str]) -> list[str]:
     for name in parents:
-        shape = shape.model_fields[str(name)].annotation  # type: ignore[assignment]
+        shape = shape.model_fields[name].annotation  # type: ignore[assignment]
     return list(shape.model_fields)
 
 

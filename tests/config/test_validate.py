@@ -1,0 +1,101 @@
+"""The door: what is refused before a stage does anything, and in which words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages.config.compose import ROOT, compose_config
+from stages.config.errors import UserError
+from stages.config.validate import needs_reward_model, validate
+
+OWN = OmegaConf.load(ROOT / "params.yaml")
+
+
+def check(root: Path, key: str, value: Any) -> None:
+    """Validate the project's params.yaml with one other value."""
+    params = OWN.copy()
+    OmegaConf.update(params, key, value, merge=False)
+    OmegaConf.save(params, root / "params.yaml")
+    validate(compose_config())
+
+
+def test_the_project_s_own_values_pass(root: Path) -> None:
+    for algorithm in ("ppo", "grpo", "dpo"):
+        check(root, "rl.algo", algorithm)
+
+
+WHOLE = "it must be a whole number from 0 to 2147483647"
+REFUSED: list[tuple[str, Any, str]] = [
+    ("sfft", {}, "unknown section 'sfft'; did you mean 'sft'?"),
+    ("sft.lerning_rate", 0.1, "unknown key 'sft.lerning_rate'; did you mean 'learning_rate'?"),
+    ("rl.ppo.kl_coeff", 1.0, "unknown key 'rl.ppo.kl_coeff'; did you mean 'kl_coef'?"),
+    ("rl.dpo.bta", 1.0, "unknown key 'rl.dpo.bta'; did you mean 'beta'?"),
+    ("data.sft.tsk", {}, "unknown key 'data.sft.tsk'; did you mean 'task'?"),
+    ("data.preference.sampling.temprature", 1.0, "sampling.temprature'; did you mean 'temperature'?"),
+    ("rl.gpro", {"beta": 0.1}, "unknown key 'rl.gpro'; did you mean 'grpo'?"),
+    ("rl.algo", "gropo", "unknown algorithm 'gropo'; did you mean 'grpo'?"),
+    ("rl.algo", None, "unknown algorithm 'None'; known are dpo, grpo, ppo"),
+    (
+        "rl.ppo._target_",
+        "stages.algorithms.ppo.PPP",
+        "rl.ppo._target_: stages.algorithms.ppo.PPP is no algorithm",
+    ),
+    ("seed", -1, f"seed is -1; {WHOLE}"),
+    ("seed", 2**31, f"seed is 2147483648; {WHOLE}"),
+    ("seed", True, f"seed is True; {WHOLE}"),
+    ("seed", "one", f"seed is 'one'; {WHOLE}"),
+    ("sft", None, "'sft' is None; write keys and values below it, or {}"),
+    ("rl", None, "'rl' is None"),
+    ("rl.grpo", None, "'rl.grpo' is None"),
+    ("model", 5, "'model' is 5"),
+    ("sft.learning_rate", -1.0, "sft.learning_rate: Input should be greater than 0 (it is -1.0)"),
+    ("sft.learning_rate", float("inf"), "sft.learning_rate: Input should be a finite number"),
+    ("sft.learning_rate", "1e-4", "sft.learning_rate: Input should be a valid number (it is '1e-4')"),
+    ("sft.batch_size", 1.5, "sft.batch_size: Input should be a valid integer (it is 1.5)"),
+    ("sft.bf16", "yes", "sft.bf16: Input should be a valid boolean (it is 'yes')"),
+    ("sft.lr_scheduler_type", "cosin", "sft.lr_scheduler_type: Input should be 'linear', 'cosine'"),
+    (
+        "reward_model.warmup_ratio",
+        2,
+        "reward_model.warmup_ratio: Input should be less than or equal to 1 (it is 2)",
+    ),
+    ("rl.ppo.gae_lambda", 1.1, "rl.ppo.gae_lambda: Input should be less than or equal to 1 (it is 1.1)"),
+    ("data.sft.columns", {"prompt": 5}, "data.sft.columns.prompt: Input should be a valid string (it is 5)"),
+    ("data.sft.source", "file", "data.sft.source: Input should be 'files', 'hub' or 'reasoning_gym'"),
+    ("rl.ppo.rewards", {}, "rl.ppo.rewards is empty"),
+    ("rl.ppo.rewards", None, "rl.ppo.rewards: Input should be a valid dictionary (it is None)"),
+    ("rl.ppo.rewards", {"reward_modle": 1.0}, "no reward 'reward_modle'; did you mean 'reward_model'?"),
+    ("rl.ppo.rewards", {"no.such.module:f": 1.0}, "no.such.module"),
+    ("rl.dpo.rewards", {"verifier": 1.0}, "rl.dpo.rewards: "),
+    ("data.verifier", "no.such.module:f", "no.such.module"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=lambda part: str(part)[:40])
+def test_refused(root: Path, key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        check(root, key, value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_reward_of_an_algorithm_that_is_not_chosen_passes(root: Path) -> None:
+    check(root, "rl.grpo.rewards", {})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rewards", "needed"),
+    [
+        ("ppo", {"reward_model": 1.0}, True),
+        ("ppo", {"reward_model": 0.0, "verifier": 1.0}, False),
+        ("grpo", {"verifier": 1.0, "reward_model": 0.1}, True),
+        ("dpo", {}, False),
+    ],
+)
+def test_when_a_reward_model_is_trained(algorithm: str, rewards: dict[str, float], needed: bool) -> None:
+    config = OmegaConf.create({"rl": {"algo": algorithm, algorithm: {"rewards": rewards}}})
+    assert needs_reward_model(config) is needed

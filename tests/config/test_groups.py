@@ -40,10 +40,11 @@ def test_tracking_groups(name: str) -> None:
 def test_every_algorithm_s_file_names_a_class_with_settings_that_fit(name: str) -> None:
     section = compose_config().rl[name]
     kind: Any = get_class(section._target_)
+    settings = kind.Settings
     assert issubclass(kind, Algorithm)
     values: Any = OmegaConf.to_container(section)
     values.pop("_target_")
-    assert kind.Settings.model_validate(values).learning_rate == section.learning_rate
+    assert settings.model_validate(values).learning_rate == section.learning_rate
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Batch:
             for name, values in self.fields.items()
         }
         return Batch([self.examples[index] for index in indices], trees, fields)
+
+    def seen(self) -> list[Example]:
+        """The examples with the completions that this batch holds, sampled ones included."""
+        return [replace(example, tree=tree) for example, tree in zip(self.examples, self.trees, strict=True)]
 
     def split(self, max_tokens: int) -> list[Batch]:
         """Microbatches under a token budget."""

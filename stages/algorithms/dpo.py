@@ -34,12 +34,11 @@ class DPO(Algorithm):
     def __init__(self, settings: Settings, parts: Parts) -> None:
         super().__init__(parts.policy)
         self.settings = settings
-        self.parts = parts
+        self.reference = parts.reference  # made now: a resumed run restores the policy's weights later
         self.loss = instantiate(settings.loss, _partial_=True)
 
-    @torch.no_grad()
     def experience(self, batch: Batch) -> Iterator[Batch]:
-        reference = self.parts.reference.logprobs(batch.trees, temperature=1.0, max_tokens=self.settings.max_tokens)
+        reference = self.reference.logprobs(batch.trees, temperature=1.0, max_tokens=self.settings.max_tokens)
         yield batch.with_fields(ref_logprobs=reference.logprobs)
 
     def forward(self, batch: Batch) -> Loss:

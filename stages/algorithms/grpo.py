@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from pydantic import Field
 
 from stages.advantages import group_relative
@@ -42,19 +41,20 @@ class GRPO(Algorithm):
         super().__init__(parts.policy)
         self.settings = settings
         self.parts = parts
+        # made now: a resumed run restores the policy's weights later
+        self.reference = parts.reference if settings.beta else None
 
-    @torch.no_grad()
     def experience(self, batch: Batch) -> Iterator[Batch]:
         settings = self.settings
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask = rollouts.batch.trees, rollouts.mask
         groups = rollouts.scores.view(-1, settings.num_generations)
         advantages = group_relative(groups, scale=settings.scale_rewards).flatten()
-        scoring = dict(temperature=settings.temperature, max_tokens=settings.max_tokens)
+        scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         old_logprobs = completion_logprobs(self.policy, trees, **scoring).logprobs
-        fields = dict(old_logprobs=old_logprobs, advantages=advantages[:, None] * mask)
-        if settings.beta:
-            fields["ref_logprobs"] = self.parts.reference.logprobs(trees, **scoring).logprobs
+        fields = {"old_logprobs": old_logprobs, "advantages": advantages[:, None] * mask}
+        if self.reference:
+            fields["ref_logprobs"] = self.reference.logprobs(trees, **scoring).logprobs
             self.observe("objective/kl_k1", (k1(old_logprobs, fields["ref_logprobs"]) * mask).sum(1))
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
         self.observe("objective/equal_group_share", groups.max(1).values == groups.min(1).values)
@@ -65,7 +65,7 @@ class GRPO(Algorithm):
         logprobs, mask, entropy = completion_logprobs(
             self.policy, batch.trees, temperature=settings.temperature, max_tokens=settings.max_tokens
         )
-        clip = dict(low=settings.clip_range, high=settings.clip_range_high)
+        clip = {"low": settings.clip_range, "high": settings.clip_range_high}
         old = batch["old_logprobs"]
         losses = clipped(logprobs, old, batch["advantages"], mask, **clip)
         metrics = {

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from stages.models.load import disable_dropout
 from stages.models.reference import Reference
 from stages.rewards.rewards import Rewards
 from stages.rollout.sampler import Sampler
@@ -22,6 +23,9 @@ class Parts:
     eos_token_ids: Sequence[int]
     sampler_dtype: torch.dtype
     build_rewards: Callable[[], Rewards]
+
+    def __post_init__(self) -> None:
+        disable_dropout(self.policy)  # of adapters too, which sft and the reward model may train with
 
     @cached_property
     def reference(self) -> Reference:

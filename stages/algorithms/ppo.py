@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,12 +15,12 @@ from stages.algorithms.minibatches import minibatches
 from stages.algorithms.parts import Parts
 from stages.algorithms.rollouts import roll_out
 from stages.config.schema import OnlineSettings
+from stages.distributed import sum_over_ranks
 from stages.losses.kl import k1
 from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
 from stages.models.hidden import hidden_states
 from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
 from stages.packing import Tree, pack
-from stages.distributed import sum_over_ranks
 
 
 class Settings(OnlineSettings):
@@ -50,6 +49,7 @@ class PPO(Algorithm):
         super().__init__(parts.policy)
         self.settings = settings
         self.parts = parts
+        self.reference = parts.reference  # made now: a resumed run restores the policy's weights later
         self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
@@ -61,13 +61,12 @@ class PPO(Algorithm):
         values = self.value_head(states.index_select(0, packed.predictors)).squeeze(-1).float()
         return target_logprobs(self.policy, packed, states, self.settings.temperature), packed.unpack(values)
 
-    @torch.no_grad()
     def experience(self, batch: Batch) -> Iterator[Batch]:
         settings = self.settings
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask = rollouts.batch.trees, rollouts.mask
         old_logprobs, values = map_microbatches(self._score, trees, settings.max_tokens)
-        reference = self.parts.reference.logprobs(
+        reference = self.reference.logprobs(
             trees, temperature=settings.temperature, max_tokens=settings.max_tokens
         )
         kl = k1(old_logprobs, reference.logprobs)
@@ -77,8 +76,8 @@ class PPO(Algorithm):
         advantages = gae(rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda)
         self.observe("objective/kl_k1", (kl * mask).sum(1))
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
-        fields = dict(old_logprobs=old_logprobs, old_values=values, returns=advantages + values,
-                      advantages=whiten(advantages, mask, sum_over_ranks))  # fmt: skip
+        fields = {"old_logprobs": old_logprobs, "old_values": values, "returns": advantages + values,
+                      "advantages": whiten(advantages, mask, sum_over_ranks)}  # fmt: skip
         yield from minibatches(rollouts.batch.with_fields(**fields), settings.num_ppo_epochs, settings.num_mini_batches)
 
     def _score(self, trees: list[Tree]) -> tuple[Tensor, Tensor]:

@@ -48,8 +48,9 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(vars(module).get("attention_dropout"), float):
-            module.attention_dropout = 0.0  # handed to scaled_dot_product_attention as a number
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)  # handed to a function as a number: attention's (Llama), a layer's (OPT)
 
 
 def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:

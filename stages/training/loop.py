@@ -97,7 +97,7 @@ def _update(
 ) -> tuple[list[StepResult], int]:  # fmt: skip
     """One optimizer step per minibatch of the batch's experience; returns their results and the tokens trained on."""
     results, tokens = [], 0
-    with accelerator.autocast():
+    with torch.no_grad(), accelerator.autocast():
         experience = list(algorithm.experience(batch))
     module.train()
     for minibatch in experience:
@@ -110,7 +110,7 @@ def _update(
         except NonFiniteError as error:
             schedule.checkpoints.mkdir(parents=True, exist_ok=True)
             path = schedule.checkpoints.parent / f"nonfinite-step-{step}-rank-{accelerator.process_index}.jsonl"
-            write_examples(path, minibatch.examples)
+            write_examples(path, minibatch.seen())
             raise NonFiniteError(f"step {step}: {error}; its examples are in {path}") from error
         tokens += sum(len(tree) for tree in minibatch.trees)
     return results, tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Algorithm(nn.Module, ABC):
     def experience(self, batch: Batch) -> Iterator[Batch]:
         """The minibatches that one batch of examples gives rise to, one optimizer step each. The loop calls it without gradient."""
         yield batch
+
+    def fresh_heads(self) -> Iterable[tuple[nn.Module, float]]:
+        """Modules that start from scratch, with the learning rate that they need beside trained weights."""
+        return ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:

@@ -32,6 +32,7 @@ class Settings(OnlineSettings):
     clip_range: float = Field(gt=0)
     clip_range_value: float = Field(gt=0)
     vf_coef: float = Field(ge=0)
+    value_learning_rate: float = Field(gt=0)
     gamma: float = Field(gt=0, le=1)
     gae_lambda: float = Field(ge=0, le=1)
     whiten_rewards: bool
@@ -53,6 +54,9 @@ class PPO(Algorithm):
         self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
+
+    def fresh_heads(self) -> list[tuple[nn.Module, float]]:
+        return [(self.value_head, self.settings.value_learning_rate)]
 
     def evaluate_tokens(self, trees: list[Tree]) -> tuple[TokenLogprobs, Float[Tensor, "batch seq"]]:
         """Log-probabilities and values; the value at t is that of the state before token t."""

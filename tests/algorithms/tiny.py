@@ -36,7 +36,7 @@ ONLINE = TRAINING | {
     "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7, "missing_eos_penalty": 0.0
 }
 PPO_ONLY = {
-    "kl_coef": 0.05, "num_ppo_epochs": 1, "num_mini_batches": 1, "clip_range": 0.2, "clip_range_value": 0.2, "vf_coef": 0.1,
+    "kl_coef": 0.05, "num_ppo_epochs": 1, "num_mini_batches": 1, "clip_range": 0.2, "clip_range_value": 0.2, "vf_coef": 0.1, "value_learning_rate": 1e-3,
     "gamma": 1.0, "gae_lambda": 0.95, "whiten_rewards": False,
 }  # fmt: skip
 GRPO_ONLY = {

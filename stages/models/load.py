@@ -28,7 +28,9 @@ def load_model(
         adapter = PeftConfig.from_pretrained(str(path))
         base = _base_of(Path(path), adapter)
         model = load_model(base, kind, revision=adapter.revision, **options)
-        model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[operator]
+        adapter.task_type = None  # a language model's adapter goes onto a classifier, when a reward model begins
+        model = PeftModel.from_pretrained(model, str(path), config=adapter).merge_and_unload()  # type: ignore[operator]
+        model.requires_grad_(True)  # peft has frozen the base
     else:
         model = kind.from_pretrained(path, revision=revision or "main", dtype=torch.float32, **options)
     disable_dropout(model)
@@ -75,9 +77,13 @@ def save_model(
 ) -> None:
     """Write what `from_pretrained` needs, as safetensors. An adapter is merged, or kept with a pointer to `base`."""
     if isinstance(model, PeftModel) and not merge_adapter:
-        local = Path(base).exists()
-        model.peft_config["default"].base_model_name_or_path = os.path.relpath(base, folder) if local else str(base)
+        adapter = model.peft_config["default"]
+        adapter.base_model_name_or_path = str(base)  # peft looks there whether the vocabulary has grown
         model.save_pretrained(str(folder))
+        model.config.save_pretrained(str(folder))  # a reward model's normalisation is in it
+        if Path(base).exists():
+            adapter.base_model_name_or_path = os.path.relpath(base, folder)
+            adapter.save_pretrained(str(folder))
     else:
         whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
         whole.save_pretrained(str(folder))  # type: ignore[operator]

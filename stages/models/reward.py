@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from stages.models.hidden import hidden_states
 from stages.models.load import add_adapter, load_model
@@ -43,7 +42,10 @@ class RewardModel(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> RewardModel:
         """A trained one, frozen."""
-        return cls(load_model(folder, AutoModelForSequenceClassification, num_labels=1).eval().requires_grad_(False))
+        model = load_model(folder, AutoModelForSequenceClassification, num_labels=1).eval().requires_grad_(False)
+        config = AutoConfig.from_pretrained(folder)  # an adapter's base knows nothing of its normalisation
+        model.config.reward_mean, model.config.reward_std = config.reward_mean, config.reward_std
+        return cls(model)
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
         """One raw reward per completion, in order."""

@@ -1,0 +1,166 @@
+"""Adapters and reward heads through save and reload; the reference; what dropout is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PhiConfig,
+)
+
+from stages.models.load import add_adapter, disable_dropout, load_model, save_model
+from stages.models.logprobs import completion_logprobs
+from stages.models.reference import Reference
+from stages.models.reward import RewardModel
+from stages.packing import Tree
+from tests.data.tiny import tiny_tokenizer
+from tests.models.tiny import lora, shake, tiny_llama, tree
+
+TREES = [tree([1, 9, 8], [7, 6, 5], [11, 2]), tree([1, 20], [30, 31, 32, 2])]
+
+
+def logprobs(model, trees: list[Tree] = TREES) -> torch.Tensor:
+    with torch.no_grad():
+        return completion_logprobs(model, trees).logprobs
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    tiny_llama().save_pretrained(tmp_path / "prepare" / "model")
+    return tmp_path / "prepare" / "model"
+
+
+def write(model, folder: Path, base: Path, *, merge: bool) -> Path:
+    save_model(model, tiny_tokenizer(), folder, merge_adapter=merge, base=base)
+    return folder
+
+
+def trained(folder: Path, seed: int, *, on: bool = True):
+    torch.manual_seed(seed)
+    model = add_adapter(load_model(folder), lora(on=on))
+    shake(model, seed=seed)
+    return model
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_sft_then_rl_chain_of_adapters(base: Path, tmp_path: Path, merge: bool):
+    """Each stage's adapter sits on the model that the stage before it wrote, itself an adapter where they are kept."""
+    sft = trained(base, 1)
+    sft_logprobs = logprobs(sft)
+    folder = write(sft, tmp_path / "sft" / "model", base, merge=merge)
+    assert (folder / "adapter_config.json").exists() == (not merge)
+    torch.testing.assert_close(logprobs(load_model(folder)), sft_logprobs, rtol=1e-5, atol=1e-5)
+
+    policy = add_adapter(load_model(folder), lora())
+    torch.testing.assert_close(logprobs(policy), sft_logprobs, rtol=1e-5, atol=1e-5)
+    rl = trained(folder, 2)
+    rl_logprobs = logprobs(rl)
+    assert (rl_logprobs - sft_logprobs).abs().max() > 0.01
+    rl_folder = write(rl, tmp_path / "rl" / "model", folder, merge=merge)
+    torch.testing.assert_close(logprobs(load_model(rl_folder)), rl_logprobs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_kept_adapter_survives_a_move_of_the_project(base: Path, tmp_path: Path):
+    sft = trained(base, 1)
+    expected = logprobs(sft)
+    write(sft, tmp_path / "sft" / "model", base, merge=False)
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    torch.testing.assert_close(logprobs(load_model(moved / "sft" / "model")), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_merged_folder_is_a_plain_model(base: Path, tmp_path: Path):
+    sft = trained(base, 1)
+    expected = logprobs(sft)
+    folder = write(sft, tmp_path / "sft", base, merge=True)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.testing.assert_close(logprobs(plain), expected, rtol=1e-5, atol=1e-5)
+    assert [path.name for path in folder.glob("*.bin")] == []
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("sft_merge", [True, False])
+def test_reward_is_the_same_after_save_and_reload(
+    base: Path, tmp_path: Path, on: bool, merge: bool, sft_merge: bool
+):
+    """With full weights and with adapters: the head is trained, saved, and found again, its normalisation too."""
+    sft = write(trained(base, 1), tmp_path / "sft" / "model", base, merge=sft_merge)
+    torch.manual_seed(3)
+    reward_model = RewardModel.from_policy(sft, lora(on=on))
+    head_before = reward_model.head.weight.detach().clone()
+    shake(reward_model, seed=4)
+    assert not torch.equal(reward_model.head.weight, head_before)
+    reward_model.model.config.reward_mean, reward_model.model.config.reward_std = 0.25, 2.0
+    raw, scores = reward_model(TREES).detach(), reward_model.score(TREES)
+    torch.testing.assert_close(scores, (raw - 0.25) / 2)
+
+    folder = write(reward_model.model, tmp_path / "reward_model" / "model", sft, merge=merge)
+    loaded = RewardModel.from_pretrained(folder)
+    torch.testing.assert_close(loaded.score(TREES), scores, rtol=1e-5, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_reward_heads_start_small_and_only_they_and_adapters_are_trained(base: Path):
+    torch.manual_seed(0)
+    model = RewardModel.from_policy(base, lora())
+    # 1 / sqrt(32 + 1) = 0.174; 32 numbers estimate it to about 12 %
+    assert float(model.head.weight.detach().std()) == pytest.approx(0.174, rel=0.4)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any("score" in name for name in names)
+    assert all("lora_" in name or "score" in name for name in names)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_reference_is_the_policy_exactly_until_it_moves(base: Path, on: bool):
+    policy = add_adapter(load_model(base), lora(on=on))
+    reference = Reference(policy)
+    before = logprobs(policy)
+
+    def under_reference() -> torch.Tensor:
+        return reference.logprobs(TREES, temperature=1.0, max_tokens=4096).logprobs
+
+    assert torch.equal(under_reference(), before)  # KL at step 0 is 0 to the last bit
+    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    shake(policy)
+    assert torch.equal(under_reference(), before)
+    assert not torch.equal(logprobs(policy), before)
+    assert [name for name, parameter in policy.named_parameters() if parameter.requires_grad] == trainable
+    assert isinstance(reference.model, PeftModel) == on
+
+
+SMALL = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)  # noqa: C408
+DROPOUTS = {
+    "llama": LlamaConfig(**SMALL, intermediate_size=48, attention_dropout=0.3),
+    "gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4),
+    "neox": GPTNeoXConfig(**SMALL, intermediate_size=48, hidden_dropout=0.3, attention_dropout=0.3),
+    "phi": PhiConfig(**SMALL, intermediate_size=48, resid_pdrop=0.3, embd_pdrop=0.3, attention_dropout=0.3),
+    "opt": OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.3),
+    "bloom": BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.3),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_no_dropout_is_left_in_training_mode(name: str):
+    model = AutoModelForCausalLM.from_config(DROPOUTS[name]).train()
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    disable_dropout(model)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_no_dropout_is_left_in_adapters():
+    model = add_adapter(tiny_llama(), lora(lora_dropout=0.5)).train()
+    shake(model)
+    assert not torch.equal(logprobs(model), logprobs(model))
+    disable_dropout(model)
+    assert torch.equal(logprobs(model), logprobs(model))

@@ -97,6 +97,7 @@ def launch(stage: str, overrides: list[str]) -> None:
     """Run a stage in processes of its own, as dvc.yaml does. Raises SystemExit with its code where it fails."""
     kind = os.environ.get("TREELINE_LAUNCH", "cpu")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    command += ["--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", "1")]
     command += ["--config_file", str(CONF / "launch" / f"{kind}.yaml"), "-m", f"stages.{stage}", *overrides]
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
     code = subprocess.run(command, env=environment, cwd=ROOT).returncode

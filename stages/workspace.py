@@ -99,7 +99,7 @@ def _write_metrics(output: Path) -> None:
 
 
 def use_all_cores() -> None:
-    """accelerate launch sets OMP_NUM_THREADS to 1 where it counts one physical core, and torch obeys.
+    """OMP_NUM_THREADS is 1 where nobody has set it: accelerate launch does that, and torch would obey.
 
     Any other number is somebody's wish, and is left alone.
     """

@@ -1,0 +1,86 @@
+"""Trees laid into rows: cells by hand, and what each may see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, layout, pack, split
+from tests.models.tiny import tree
+
+
+def test_two_trees_in_one_row_by_hand():
+    packed = pack([tree([1, 10], [11, 2], [12]), tree([1], [13, 14])])
+    # shared [1], then tree 0 (10, 11 2, 12), then tree 1 (13 14), whose prompt is the shared token alone
+    assert packed.input_ids.tolist() == [[1, 10, 11, 2, 12, 13, 14]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2, 1, 2]]
+    assert packed.tree.tolist() == [[SHARED, 0, 0, 0, 0, 1, 1]]
+    assert packed.branch.tolist() == [[PADDING, PADDING, 0, 0, 1, 2, 2]]
+    assert packed.predictors.tolist() == [1, 2, 1, 0, 5]
+    assert packed.target_ids.tolist() == [11, 2, 12, 13, 14]
+    assert packed.ends.tolist() == [3, 4, 6]
+    assert packed.mask().tolist() == [[True, True], [True, False], [True, True]]
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert packed.unpack(values).tolist() == [[1.0, 2.0], [3.0, 0.0], [4.0, 5.0]]
+
+
+def test_who_sees_whom():
+    packed = pack([tree([1, 10], [11, 2], [12]), tree([1], [13, 14])])
+    seen = {cell: row.nonzero().flatten().tolist() for cell, row in enumerate(packed.attention_mask()[0, 0])}
+    assert seen == {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 2, 3], 4: [0, 1, 4], 5: [0, 5], 6: [0, 5, 6]}
+    # a window of 2 positions: a token and the one before it, wherever that stands
+    near = {cell: row.nonzero().flatten().tolist() for cell, row in enumerate(packed.attention_mask(2)[0, 0])}
+    assert near == {0: [0], 1: [0, 1], 2: [1, 2], 3: [2, 3], 4: [1, 4], 5: [0, 5], 6: [5, 6]}
+
+
+def test_only_masked_tokens_are_targets_and_end_of_turn_is_one():
+    turns = Node([5, 6, 2, 7, 8, 2], [False, True, True, False, True, True])
+    packed = pack([Tree(Node([1], [False]), [turns])])
+    assert packed.target_ids.tolist() == [6, 2, 8, 2]
+    assert packed.mask().tolist() == [[False, True, True, False, True, True]]
+
+
+def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
+    long, short = tree(range(3, 203), range(3, 303)), tree([50, 51], [52])
+    packed = pack([long, short])
+    assert packed.input_ids.shape == (2, 500)  # a tree is never cut
+    padding = packed.tree == PADDING
+    assert padding.sum() == 497
+    mask = packed.attention_mask()[:, 0]
+    assert not (mask & (padding[:, :, None] != padding[:, None, :])).any()
+    assert mask.any(2).all()  # a query that saw nothing would be a nan
+
+
+def test_short_trees_share_rows_and_order_is_kept():
+    trees = [tree([1, 5 + i], *([9 + i] * 40 for _ in range(3))) for i in range(8)]
+    packed = pack(trees)
+    # one shared token and 121 own ones each: 3 of them in a row of 384
+    assert packed.input_ids.shape == (3, 1 + 3 * 121)
+    assert packed.input_ids.flatten()[packed.ends].tolist() == [9 + i for i in range(8) for _ in range(3)]
+    assert packed.shape == (24, 40)
+
+
+def test_first_token_without_a_prompt_has_no_predictor():
+    assert pack([tree([], [7, 8, 9])]).target_ids.tolist() == [8, 9]
+
+
+def test_nothing_to_score_is_an_error():
+    with pytest.raises(ValueError, match="at least one completion"):
+        pack([tree([1, 2])])
+
+
+def test_common_prefix():
+    assert common_prefix([[1, 2, 3], [1, 2, 4, 5], [1, 2]]) == 2
+    assert common_prefix([[1, 2], [3]]) == 0
+    assert common_prefix([[4, 4, 4]]) == 3
+
+
+def test_split_keeps_the_budget_and_every_index_once():
+    # largest first: 9 alone (over the budget), 5 + 2, 4 + 1
+    assert split([4, 9, 1, 5, 2], max_tokens=7) == [[1], [3], [0, 4, 2]]
+    assert split([3, 3], max_tokens=100) == [[0, 1]]
+
+
+def test_layout_fills_gaps_with_what_fits():
+    # 6 | 5, then 4 beside 6, 3 beside 5, 2 beside the 5 and 3
+    assert layout([2, 6, 4, 5, 3], length=10) == [[1, 2], [3, 4, 0]]

@@ -99,13 +99,15 @@ def _write_metrics(output: Path) -> None:
 
 
 def use_all_cores() -> None:
-    """OMP_NUM_THREADS is 1 where nobody has set it: accelerate launch does that, and torch would obey.
+    """As many threads as TREELINE_THREADS says, else as there are cores.
 
-    Any other number is somebody's wish, and is left alone.
+    OMP_NUM_THREADS is 1 where nobody has set it: accelerate launch does that, and torch would obey. Above 1 it is
+    somebody's wish, and is left alone.
     """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    wish = int(os.environ.get("TREELINE_THREADS", "0"))
+    if wish or os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(wish or max(1, cores))
 
 
 def _by_dvc() -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,17 @@ from tests.data.tiny import save_tiny_model, write_jsonl
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "sft", "reward_model", "rl", "evaluate"]
 # A test run from inside a stage, or with a user's settings, must not hand them down.
-FOREIGN = ("DVC_", "TREELINE_", "MLFLOW_", "HYDRA_", "ACCELERATE_", "PROJECT_ROOT", "RANK", "WORLD_SIZE", "GIT_")
+FOREIGN = (
+    "DVC_",
+    "TREELINE_",
+    "MLFLOW_",
+    "HYDRA_",
+    "ACCELERATE_",
+    "PROJECT_ROOT",
+    "RANK",
+    "WORLD_SIZE",
+    "GIT_",
+)
 
 SMALL = {"bf16": False, "max_steps": 8, "batch_size": 4, "learning_rate": 1.0e-3}
 ONLINE = {**SMALL, "num_generations": 2, "max_new_tokens": 4, "eval_steps": 2}
@@ -30,7 +41,10 @@ PARAMS: dict[str, Any] = {
     "seed": 0,
     "model": {"path": None, "revision": None, "lora": False},
     "data": {
-        **{role: {"source": "files", "path": "data/raw", "size": None} for role in ("sft", "preference", "prompt")},
+        **{
+            role: {"source": "files", "path": "data/raw", "size": None}
+            for role in ("sft", "preference", "prompt")
+        },
         "test_size": 4,
         "verifier": "tests.graph.rewards:even",
     },
@@ -60,21 +74,38 @@ class Project:
         return kept | {
             # dvc.yaml says `accelerate`: it must be the one beside this interpreter
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # models of a few weights are slower on two threads, far slower when two of them share two cores
+            "TREELINE_THREADS": "1",
             "DVC_SITE_CACHE_DIR": str(self.root.parent / "site-cache"),
             "DVC_GLOBAL_CONFIG_DIR": str(self.root.parent / "dvc-config"),
             "GIT_CONFIG_GLOBAL": os.devnull,
-            **{f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            **{
+                f"GIT_{who}_{what}": "tests@example.org"
+                for who in ("AUTHOR", "COMMITTER")
+                for what in ("NAME", "EMAIL")
+            },
             **extra,
         }
 
-    def start(self, *command: str, **extra: str) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.root, env=self.environment(**extra), **pipes)
+    def start(self, *command: str, start_new_session: bool = False, **extra: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment(**extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=start_new_session,
+        )
 
     def run(self, *command: str, code: int = 0, **extra: str) -> str:
         """The output of a command that is to end with `code`."""
-        process = self.start(*command, **extra)
-        output, _ = process.communicate(timeout=400)
+        process = self.start(*command, start_new_session=True, **extra)
+        try:
+            output, _ = process.communicate()
+        except BaseException:  # the test's time is up
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         assert process.returncode == code, f"{' '.join(command)} ended with {process.returncode}:\n{output}"
         return output
 
@@ -119,7 +150,9 @@ class Project:
 
     def runs(self) -> list[Run]:
         client = self.client()
-        return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+        return list(
+            client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        )
 
     def history(self, run: str, metric: str) -> list[float]:
         return [point.value for point in self.client().get_metric_history(run, metric)]
@@ -148,7 +181,9 @@ def make_project(folder: Path) -> Project:
     (root / "dvc.lock").unlink(missing_ok=True)
     model = save_tiny_model(folder / "model")
     write_jsonl(root / "data" / "raw" / "pairs.jsonl", rows())
-    OmegaConf.save(OmegaConf.create({**PARAMS, "model": {**PARAMS["model"], "path": str(model)}}), root / "params.yaml")
+    OmegaConf.save(
+        OmegaConf.create({**PARAMS, "model": {**PARAMS["model"], "path": str(model)}}), root / "params.yaml"
+    )
     project = Project(root)
     project.git("init", "--quiet")
     project.commit()

@@ -35,6 +35,8 @@ def main(run: Stage) -> None:
     rows, held_out = load_preferences(run, settings, accelerator)
     sft = run.input("sft") / "model"
     reward_model = RewardModel.from_policy(sft, run.config.model)
+    if settings.gradient_checkpointing:
+        reward_model.model.gradient_checkpointing_enable()
     algorithm = BradleyTerry(reward_model)
 
     run_training(

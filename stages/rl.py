@@ -28,7 +28,7 @@ def main(run: Stage) -> None:
     accelerator = make_accelerator(settings)
     torch.manual_seed(run.config.seed)  # adapters start from random weights
     sft = run.input("sft") / "model"
-    model = load_model(sft)
+    model = load_model(sft, trust_remote_code=base.trust_remote_code)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
@@ -51,7 +51,7 @@ def main(run: Stage) -> None:
 
     run_training(
         run, algorithm, rows, settings, accelerator,
-        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, run.config.evaluate.max_new_tokens),
+        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, run.config.data.preference.sampling.max_new_tokens),
     )  # fmt: skip
 
     if run.is_main:

@@ -33,7 +33,9 @@ class RewardModel(nn.Module):
     @classmethod
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
         """A language model's transformer with a fresh head, its weights of standard deviation 1 / sqrt(hidden + 1)."""
-        model = load_model(folder, AutoModelForSequenceClassification, num_labels=1)
+        model = load_model(
+            folder, AutoModelForSequenceClassification, num_labels=1, trust_remote_code=settings.trust_remote_code
+        )
         head = getattr(model, HEAD)
         nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
         model.config.reward_mean, model.config.reward_std = 0.0, 1.0

@@ -49,7 +49,7 @@ def _sample(
     judge = Rewards.from_config({}, run.config.data.verifier, tokenizer, run.output)
     if judge.verifier is None:
         raise UserError("data.preference has rows without preferences: set data.verifier, so that samples can be ranked")
-    model = load_model(run.input("sft") / "model").to(accelerator.device)
+    model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code).to(accelerator.device)
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
     log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,17 +44,15 @@ def check_launch() -> None:
 
 def check_params(config: DictConfig) -> None:
     """What DVC tracks must be written out in params.yaml: DVC reads that file alone, and knows no default."""
-    written = OmegaConf.load(ROOT / "params.yaml")
-    for stage in graph():
-        for key in dependencies(stage, config).params:
-            parts = key.split(".")
-            node = written
-            for part in parts:
-                if not OmegaConf.is_dict(node) or part not in node:
-                    raise UserError(
-                        f"params.yaml: '{key}' is missing and DVC watches it: write it, if only as {{}}"
-                    )
-                node = node[part]
+    written = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml"))
+    for key in sorted({key for stage in graph() for key in dependencies(stage, config).params}):
+        node: Any = written
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                raise UserError(
+                    f"params.yaml: '{key}' is missing and DVC watches it: write it, if only as {{}}"
+                )
+            node = node[part]
 
 
 def check_files(config: DictConfig) -> None:

@@ -34,6 +34,7 @@ FOREIGN = (
     "WORLD_SIZE",
     "GIT_",
 )
+IDENTITY = ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"]
 
 SMALL = {"bf16": False, "max_steps": 8, "batch_size": 4, "learning_rate": 1.0e-3}
 ONLINE = {**SMALL, "num_generations": 2, "max_new_tokens": 4, "eval_steps": 2}
@@ -170,7 +171,7 @@ class Project:
 
 
 def make_project(folder: Path) -> Project:
-    """What git tracks here, or would, committed as a project of its own, with data and a params.yaml for a tiny model."""
+    """What git tracks here, or would, as a project of its own, with data and a params.yaml for a tiny model."""
     root = folder / "project"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()

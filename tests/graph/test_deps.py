@@ -15,8 +15,19 @@ from tests.graph.project import ROOT, STAGES
 ALGORITHMS = sorted(path.stem for path in (ROOT / "conf" / "rl").glob("*.yaml"))
 # What turns texts into trees concerns prepare alone; what generates and judges, only those that do.
 FOREIGN = {
-    "sft": ["stages/rollout", "stages/rewards", "stages/evaluation", "stages/data/formats.py", "stages/advantages.py"],
-    "reward_model": ["stages/evaluation", "stages/data/formats.py", "stages/advantages.py", "stages/algorithms/sft.py"],
+    "sft": [
+        "stages/rollout",
+        "stages/rewards",
+        "stages/evaluation",
+        "stages/data/formats.py",
+        "stages/advantages.py",
+    ],
+    "reward_model": [
+        "stages/evaluation",
+        "stages/data/formats.py",
+        "stages/advantages.py",
+        "stages/algorithms/sft.py",
+    ],
     "rl": ["stages/evaluation", "stages/data/formats.py", "stages/algorithms/sft.py", "stages/sft.py"],
     "evaluate": ["stages/training", "stages/algorithms", "stages/data/formats.py", "stages/advantages.py"],
 }

@@ -37,9 +37,12 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_leaves_what_dvc_tracks(proj
     before = project.metrics("rl"), project.metrics("evaluate")
     project.python("-m", "stages.rl", "-m", "rl.ppo.kl_coef=0.02,2.0")
     jobs = sorted((project.root / "multirun").glob("*/*/[0-9]"))
-    assert [sorted(path.name for path in job.iterdir() if path.is_dir()) for job in jobs] == [["evaluate", "rl"]] * 2
+    assert [sorted(path.name for path in job.iterdir() if path.is_dir()) for job in jobs] == [
+        ["evaluate", "rl"]
+    ] * 2
     first, second = (
-        [json.loads((job / stage / "metrics.json").read_text()) for stage in ("rl", "evaluate")] for job in jobs
+        [json.loads((job / stage / "metrics.json").read_text()) for stage in ("rl", "evaluate")]
+        for job in jobs
     )
     assert tuple(first) == before  # by hand or by dvc, the same values give the same numbers
     assert second[0] != first[0]
@@ -48,7 +51,9 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_leaves_what_dvc_tracks(proj
     assert project.git("status", "--porcelain") == ""
     assert project.status() == {}
     children = [run for run in project.runs() if run.data.tags.get("mlflow.parentRunId")]
-    sweep = [run for run in children if run.data.tags["mlflow.runName"].endswith(("kl_coef=0.02", "kl_coef=2.0"))]
+    sweep = [
+        run for run in children if run.data.tags["mlflow.runName"].endswith(("kl_coef=0.02", "kl_coef=2.0"))
+    ]
     assert sorted(run.data.tags["treeline.stage"] for run in sweep) == ["evaluate", "evaluate", "rl", "rl"]
     assert len({run.data.tags["mlflow.parentRunId"] for run in sweep}) == 1
     assert {run.data.params["rl.ppo.kl_coef"] for run in sweep} == {"0.02", "2.0"}

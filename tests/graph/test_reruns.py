@@ -22,7 +22,9 @@ def test_nothing_changed_runs_nothing(project: Project) -> None:
     assert project.git("status", "--porcelain") == ""
 
 
-def test_a_value_of_the_algorithm_runs_rl_and_evaluate_and_flipping_it_back_runs_nothing(project: Project) -> None:
+def test_a_value_of_the_algorithm_runs_rl_and_evaluate_and_flipping_it_back_runs_nothing(
+    project: Project,
+) -> None:
     before = project.metrics("rl"), project.metrics("evaluate")
     project.set(rl__ppo__kl_coef=2.0)
     assert project.repro() == ["rl", "evaluate"]
@@ -39,7 +41,9 @@ def test_reward_model_settings_run_what_uses_it_and_under_dpo_only_its_marker(pr
 
     project.set(rl__algo="dpo")
     assert project.repro() == ["reward_model", "rl", "evaluate"]
-    assert json.loads((project.root / "data" / "reward_model" / "marker.json").read_text()) == {"trained": False}
+    assert json.loads((project.root / "data" / "reward_model" / "marker.json").read_text()) == {
+        "trained": False
+    }
     assert not (project.root / "data" / "reward_model" / "model").exists()
 
     project.set(reward_model__weight_decay=0.0)
@@ -78,4 +82,7 @@ def test_what_each_value_and_each_file_reaches_first(project: Project) -> None:
 
 
 def test_where_it_runs_and_whether_it_is_tracked_run_nothing(project: Project) -> None:
-    assert project.repro(TREELINE_LAUNCH="gpu", MLFLOW_TRACKING_URI="http://127.0.0.1:9", OMP_NUM_THREADS="3") == []
+    assert (
+        project.repro(TREELINE_LAUNCH="gpu", MLFLOW_TRACKING_URI="http://127.0.0.1:9", OMP_NUM_THREADS="3")
+        == []
+    )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from stages.training.step import NonFiniteError, StepResult, optimizer_step
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What the loop needs of a tracker."""
 

@@ -11,7 +11,16 @@ import stages.algorithms.ppo
 from stages.algorithms.ppo import PPO
 from stages.models.load import add_adapter
 from stages.rollout.sampler import Rollout, Sampler
-from tests.algorithms.tiny import Ranks, Replay, examples_of, experience_of, make, parts_of, replay, settings_of
+from tests.algorithms.tiny import (
+    Ranks,
+    Replay,
+    examples_of,
+    experience_of,
+    make,
+    parts_of,
+    replay,
+    settings_of,
+)
 from tests.models.tiny import EOS, lora, shake, tiny_llama, tree
 
 
@@ -53,7 +62,8 @@ def test_entropy_counts_completion_tokens_only():
     whole = algorithm(batch)
     assert float(whole.weight) == 15  # 3 x (3 + 2) tokens
     single = [algorithm(batch.take([index])) for index in range(3)]
-    assert float(whole.metrics["train/entropy"]) == pytest.approx(sum(float(s.metrics["train/entropy"]) for s in single))
+    total = sum(float(one.metrics["train/entropy"]) for one in single)
+    assert float(whole.metrics["train/entropy"]) == pytest.approx(total, rel=1e-5)
     logits = tiny_llama()(torch.tensor([[*batch.trees[0].prompt.input_ids, 10, 11, EOS]])).logits[0, -4:-1]
     first = torch.distributions.Categorical(logits=logits).entropy().sum()
     logits = tiny_llama()(torch.tensor([[*batch.trees[0].prompt.input_ids, 12, 13]])).logits[0, -3:-1]
@@ -128,7 +138,8 @@ def test_minibatches_visit_every_tree_once_per_epoch():
     algorithm = make("ppo", num_ppo_epochs=2, num_mini_batches=3)
     batches = experience_of(algorithm, examples_of("ppo"))
     assert [len(batch) for batch in batches] == [3, 3, 2, 3, 3, 2]
-    prompts = [[tuple(t.prompt.input_ids) for batch in half for t in batch.trees] for half in (batches[:3], batches[3:])]
+    epochs = (batches[:3], batches[3:])
+    prompts = [[tuple(t.prompt.input_ids) for batch in epoch for t in batch.trees] for epoch in epochs]
     assert sorted(prompts[0]) == sorted(prompts[1])
     assert len(set(prompts[0])) == 8
     assert prompts[0] != prompts[1]

@@ -28,20 +28,23 @@ from stages.rollout.sampler import Rollout, Sampler
 from tests.models.tiny import EOS, SHAPE, tiny_llama, tree
 
 TRAINING: dict[str, Any] = {
-    "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_ratio": 0.25, "weight_decay": 0.01, "adam_beta1": 0.9,
-    "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "num_train_epochs": 1, "max_steps": -1, "batch_size": 4,
-    "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False, "eval_steps": 0,
+    "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_ratio": 0.25, "weight_decay": 0.01,
+    "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "num_train_epochs": 1,
+    "max_steps": -1, "batch_size": 4, "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False, "eval_steps": 0,
 }  # fmt: skip
 ONLINE = TRAINING | {
-    "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7, "missing_eos_penalty": 0.0
-}
+    "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7,
+    "missing_eos_penalty": 0.0,
+}  # fmt: skip
 PPO_ONLY = {
-    "kl_coef": 0.05, "num_ppo_epochs": 1, "num_mini_batches": 1, "clip_range": 0.2, "clip_range_value": 0.2, "vf_coef": 0.1, "value_learning_rate": 1e-3,
+    "kl_coef": 0.05, "num_ppo_epochs": 1, "num_mini_batches": 1, "clip_range": 0.2,
+    "clip_range_value": 0.2, "vf_coef": 0.1, "value_learning_rate": 1e-3,
     "gamma": 1.0, "gae_lambda": 0.95, "whiten_rewards": False,
 }  # fmt: skip
 GRPO_ONLY = {
-    "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28, "scale_rewards": True
-}
+    "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28,
+    "scale_rewards": True,
+}  # fmt: skip
 DPO_ONLY = {"rewards": {}, "beta": 0.3, "loss": {"_target_": "stages.losses.preference.sigmoid"}}
 ALGORITHMS = ["sft", "reward_model", "dpo", "grpo", "ppo"]
 Result = TypeVar("Result")
@@ -100,7 +103,7 @@ def examples_of(name: str, count: int = 8) -> list[Example]:
         if name in ("grpo", "ppo"):
             return Example(tree(prompt), "", None, {})
         completions = [[*ids(1 + (3 * index + k) % 6), EOS] for k in range(2 + index % 2)]
-        return Example(tree(prompt, *completions), "", [[1.0, 0.0, 3.0], [0.0, 1.0, 1.0]][index % 2][: 2 + index % 2], {})
+        return Example(tree(prompt, *completions), "", [[1.0, 0.0], [0.0, 1.0, 1.0]][index % 2], {})
 
     return [example(index) for index in range(count)]
 

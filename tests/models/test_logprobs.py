@@ -25,7 +25,8 @@ def test_company_in_the_batch_changes_nothing(make):
     model = make()
     with torch.no_grad():
         together = completion_logprobs(model, TREES)
-        alone = [completion_logprobs(model, [tree(t.prompt.input_ids, c.input_ids)]) for t in TREES for c in t.completions]
+        singles = [tree(t.prompt.input_ids, c.input_ids) for t in TREES for c in t.completions]
+        alone = [completion_logprobs(model, [single]) for single in singles]
     assert together.mask.sum(1).tolist() == [3, 2, 4, 1]
     for row, single in enumerate(alone):
         width = single.logprobs.shape[1]

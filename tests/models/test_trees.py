@@ -19,7 +19,7 @@ from stages.models.hidden import backbone, probe
 from stages.models.logprobs import completion_logprobs
 from stages.packing import Node, Tree
 
-SHAPE = dict(
+SHAPE = dict(  # noqa: C408
     vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=8, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )  # fmt: skip

@@ -1,0 +1,108 @@
+"""A run that is cut off and goes on ends with the bits of one that was not, whatever it trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from stages.algorithms.base import Algorithm
+from stages.models.load import add_adapter
+from stages.training.checkpoints import Checkpoints
+from tests.algorithms.tiny import ALGORITHMS, examples_of, make, settings_of
+from tests.models.tiny import lora, tiny_llama
+from tests.training.tiny import Memory, run
+
+STEPS = {"num_train_epochs": 3, "batch_size": 4, "warmup_ratio": 0.0, "learning_rate": 3e-3}  # 6 steps of 8 examples
+SEVERAL_PASSES = {
+    "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "whiten_rewards": True},
+    "grpo": {"num_iterations": 2, "num_mini_batches": 2},
+}
+
+
+class Killed(BaseException):
+    """Stands for the signal."""
+
+
+def fresh(name: str, adapters: bool) -> Algorithm:
+    policy = tiny_llama(tie_word_embeddings=True)
+    return make(name, add_adapter(policy, lora(lora_dropout=0.2)) if adapters else policy, **changes(name))
+
+
+def changes(name: str) -> dict:
+    return STEPS | SEVERAL_PASSES.get(name, {})
+
+
+def go(name: str, folder: Path, adapters: bool, dies_at: int | None = None) -> tuple[Algorithm, Memory | None]:
+    algorithm = fresh(name, adapters)
+    calls = []
+
+    def evaluate() -> dict[str, float]:
+        calls.append(1)
+        if len(calls) - 1 == dies_at:  # the first call is that of step 0
+            raise Killed
+        return {"eval/calls": 1.0}
+
+    settings = settings_of(name, **changes(name), eval_steps=1)
+    try:
+        return algorithm, run(algorithm, examples_of(name), settings, folder, save_steps=2, evaluate=evaluate)
+    except Killed:
+        return algorithm, None
+
+
+CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in ("sft", "dpo", "grpo", "ppo")]
+
+
+@pytest.mark.parametrize(("name", "adapters"), CASES)
+def test_resumed_run_ends_with_the_same_bits(name: str, adapters: bool, tmp_path: Path):
+    """Killed in step 5, after the checkpoint of step 4: DPO's, GRPO's and PPO's reference is still that of step 0."""
+    whole, log = go(name, tmp_path / "whole", adapters)
+    go(name, tmp_path / "cut", adapters, dies_at=5)
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step-4"]
+    torch.manual_seed(99)  # a new process has another state
+    resumed, resumed_log = go(name, tmp_path / "cut", adapters)
+
+    start = fresh(name, adapters).state_dict()
+    expected = whole.state_dict()
+    assert any(not torch.equal(start[key], value) for key, value in expected.items())
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert log and resumed_log
+    kl = [metric for metric in ("objective/kl_k1", "objective/rewards/margin") if log.curve(metric)]
+    for metric in ("train/loss", "train/grad_norm", "train/learning_rate", *kl):
+        assert resumed_log.curve(metric) == log.curve(metric)  # from step 1: the curve is whole
+        assert list(log.curve(metric)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_partial_checkpoint_is_ignored_and_swept_away(tmp_path: Path):
+    accelerator = Accelerator(cpu=True)
+    module = accelerator.prepare(torch.nn.Linear(2, 2))
+    checkpoints = Checkpoints(tmp_path, accelerator)
+    assert checkpoints.restore() == (0, {"metrics": []})
+    checkpoints.save(3, {"metrics": [1]})
+    with torch.no_grad():
+        module.weight.fill_(7.0)
+    broken = tmp_path / "partial-6"
+    broken.mkdir()
+    (broken / "model.safetensors").write_bytes(b"half a fi")
+    assert checkpoints.restore() == (3, {"metrics": [1]})
+    assert not (module.weight == 7.0).any()
+    checkpoints.save(6, {"metrics": [1, 2]})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-6"]
+    assert json.loads((tmp_path / "step-6" / "tracker.json").read_text()) == {"metrics": [1, 2]}
+
+
+def test_the_newest_of_two_is_taken_by_number(tmp_path: Path):
+    """A run killed between the renaming and the sweeping leaves two: step 10 is after step 9."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    checkpoints = Checkpoints(tmp_path, accelerator)
+    checkpoints.save(9, {"metrics": []})
+    (tmp_path / "step-9").rename(tmp_path / "aside")
+    checkpoints.save(10, {"metrics": [10]})
+    Checkpoints(tmp_path / "other", accelerator).save(9, {"metrics": []})
+    (tmp_path / "other" / "step-9").rename(tmp_path / "step-9")
+    assert checkpoints.restore() == (10, {"metrics": [10]})

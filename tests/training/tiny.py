@@ -1,0 +1,43 @@
+"""One run of the real loop on a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from stages.algorithms.base import Algorithm
+from stages.data.examples import Example
+from stages.tracking.tracker import Event, Tracker
+from stages.training.loop import Schedule, train
+
+
+class Memory:
+    """A tracker's sink that keeps its events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event) -> None:
+        self.events.append(event)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def curve(self, name: str) -> dict[int, float]:
+        metrics = [event for event in self.events if name in event["metrics"]]
+        return {event["step"]: event["metrics"][name] for event in metrics}
+
+
+def run(
+    algorithm: Algorithm, examples: Sequence[Example], settings: Any, folder: Path, *, save_steps: int = 1000,
+    evaluate: Callable[[], dict[str, float]] = dict,
+) -> Memory:  # fmt: skip
+    """Train to the end, or as far as `evaluate` lets it; returns what was logged."""
+    memory = Memory()
+    schedule = Schedule(seed=3, save_steps=save_steps, logging_steps=1, checkpoints=folder)
+    train(algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]), evaluate)
+    return memory

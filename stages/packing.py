@@ -81,7 +81,7 @@ class Packed:
         return visible[:, None]
 
 
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+def common_prefix(sequences: Sequence[list[int]]) -> int:
     """How many first tokens all sequences share."""
     first, last = min(sequences), max(sequences)  # whatever these two share, all between them share
     return next((index for index, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))  # noqa: B905

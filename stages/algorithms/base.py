@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class Algorithm(nn.Module, ABC):
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy: Any = policy  # of nn.Module alone, types know no method of a model
         self.observed: dict[str, list[Tensor]] = defaultdict(list)
 
     def experience(self, batch: Batch) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def backbone(model: nn.Module) -> nn.Module:
     """The transformer under a language model's or classifier's head, adapters included."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole model
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole model
     return getattr(inner, inner.base_model_prefix)
 
 
@@ -48,7 +49,7 @@ def attention_masks(body: nn.Module, visible: Callable[[int | None], Tensor]) ->
     return {kind: _as_taken(body, visible(window if kind == "sliding_attention" else None)) for kind in kinds}
 
 
-def _as_taken(body: nn.Module, mask: Tensor) -> Tensor:
+def _as_taken(body: Any, mask: Tensor) -> Tensor:
     if body.config._attn_implementation == "sdpa":
         return mask
     lowest = torch.finfo(body.dtype).min  # eager attention (Gemma 2's soft-capped scores) adds its mask
@@ -95,7 +96,7 @@ def probe(model: PreTrainedModel) -> None:
     Models with a recurrent state (Mamba, linear attention) or with positions derived from the mask (ALiBi) do not.
     They are run on padded rows, with the same result at a higher cost.
     """
-    body = backbone(model)
+    body: Any = backbone(model)
     tree = Tree(Node([5, 6, 7], [False] * 3), [Node([8, 9], [True] * 2), Node([10, 11, 12], [True] * 3)])
     packed = pack([tree], device=model.device)
     training = model.training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +24,7 @@ class TokenLogprobs(NamedTuple):
     entropy: Float[Tensor, "batch seq"]  # of the distribution that the token was drawn from, in nats; no gradient
 
 
-def lm_head(model: nn.Module, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
+def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
     """Logits in float32, with the scalings that some families apply outside their head."""
     config = model.config
     logits = model.get_output_embeddings()(states).float()

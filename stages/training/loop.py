@@ -71,7 +71,7 @@ def train(
         began = time.perf_counter()
         seed_step(schedule.seed, step, accelerator.process_index)
         batch = _batch(examples, step, settings, schedule.seed, accelerator)
-        rate = scheduler.get_last_lr()[0]
+        rate = float(scheduler.get_last_lr()[0])
         results, tokens = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, step)
         scheduler.step()
         metrics = _metrics(results, algorithm) | {"train/learning_rate": rate} | _speed(tokens, began)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -53,9 +54,10 @@ def _sample(
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
     log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))
+    gold = cast("Callable[..., torch.Tensor]", judge.gold)  # never None: there is a verifier
     ranked = []
     for number, examples in enumerate(sets):
         seed_step(run.config.seed, number, 0)
-        ranked.append(rank_samples(examples, sampler, sampling, judge.gold))
+        ranked.append(rank_samples(examples, sampler, sampling, gold))
     log.info("%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets)))
     return ranked

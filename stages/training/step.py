@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -73,7 +73,7 @@ def _add(total: Tensor | None, value: Tensor) -> Tensor:
 def _scale_and_clip(module: Algorithm, scale: float, max_grad_norm: float) -> Tensor:
     """Multiply gradients by `scale` and cut their global norm, in one pass over them; returns the norm before the cut."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients) * scale
+    norm: Any = torch.nn.utils.get_total_norm(gradients) * scale
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a DTensor under FSDP
     factor = scale * (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, factor)

@@ -29,7 +29,9 @@ def test_incomplete_last_batch_is_left_out():
 
 def test_a_step_depends_on_seed_and_step_alone():
     expected = step_indices(5, 100, 8, seed=1)
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     for other in range(5):
         step_indices(other, 100, 8, seed=2)
     assert step_indices(5, 100, 8, seed=1) == expected

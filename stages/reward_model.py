@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from stages.algorithms.reward_model import BradleyTerry
-from stages.config.schema import TrainingSettings
+from stages.config.schema import RewardModelSettings
 from stages.config.validate import needs_reward_model, read
 from stages.data.base_model import read_base_model
 from stages.data.examples import Example
@@ -17,6 +17,7 @@ from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import save_model
 from stages.models.reward import RewardModel
+from stages.models.reward_kinds import REWARD_MODELS
 from stages.training.heldout import mean_losses
 from stages.training.preferences import load_preferences
 from stages.training.session import make_accelerator, run_training
@@ -29,12 +30,12 @@ def main(run: Stage) -> None:
         # Constant, so that under such an algorithm a change of this stage's settings re-runs nothing after it.
         (run.output / "marker.json").write_text(json.dumps({"trained": False}) + "\n")
         return
-    settings = read(run.config, "reward_model", TrainingSettings)
+    settings = read(run.config, "reward_model", RewardModelSettings)
     accelerator = make_accelerator(settings)
     torch.manual_seed(run.config.seed)  # the head, and adapters, start from random weights
     rows, held_out = load_preferences(run, settings, accelerator)
     sft = run.input("sft") / "model"
-    reward_model = RewardModel.from_policy(sft, run.config.model)
+    reward_model = REWARD_MODELS[settings.kind].from_policy(sft, run.config.model)
     if settings.gradient_checkpointing:
         reward_model.model.gradient_checkpointing_enable()
     algorithm = BradleyTerry(reward_model)

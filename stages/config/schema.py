@@ -36,6 +36,12 @@ class TrainingSettings(Settings):
     eval_steps: int = Field(ge=0)
 
 
+class RewardModelSettings(TrainingSettings):
+    """The `reward_model` section."""
+
+    kind: Literal["head", "likelihood"]
+
+
 class OnlineSettings(TrainingSettings):
     """What every algorithm that samples shares; meanings in conf/training/online.yaml."""
 

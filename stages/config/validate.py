@@ -23,7 +23,7 @@ SECTIONS = {
     "model": "stages.config.schema.ModelSettings",
     "data": "stages.data.settings.DataSettings",
     "sft": "stages.config.schema.TrainingSettings",
-    "reward_model": "stages.config.schema.TrainingSettings",
+    "reward_model": "stages.config.schema.RewardModelSettings",
     "evaluate": "stages.evaluation.settings.EvaluateSettings",
     "run": "stages.config.schema.RunSettings",
     "tracking": "stages.tracking.settings.TrackingSettings",

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 
 def backbone(model: nn.Module) -> nn.Module:
     """The transformer under a language model's or classifier's head, adapters included."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole model
+    inner: Any = (
+        model.get_base_model() if hasattr(model, "get_base_model") else model
+    )  # peft wraps the whole model
     return getattr(inner, inner.base_model_prefix)
 
 
@@ -109,4 +111,6 @@ def probe(model: PreTrainedModel) -> None:
             body.takes_trees = False
     model.train(training)
     if not body.takes_trees:
-        log.warning("%s takes no tree mask: it runs on padded rows (same result, slower)", type(model).__name__)
+        log.warning(
+            "%s takes no tree mask: it runs on padded rows (same result, slower)", type(model).__name__
+        )

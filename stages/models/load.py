@@ -28,7 +28,9 @@ def load_model(
         adapter = PeftConfig.from_pretrained(str(path))
         base = _base_of(Path(path), adapter)
         model = load_model(base, kind, revision=adapter.revision, **options)
-        adapter.task_type = None  # a language model's adapter goes onto a classifier, when a reward model begins
+        adapter.task_type = (
+            None  # a language model's adapter goes onto a classifier, when a reward model begins
+        )
         model = PeftModel.from_pretrained(model, str(path), config=adapter).merge_and_unload()  # type: ignore[operator]
         model.requires_grad_(True)  # peft has frozen the base
     else:
@@ -52,7 +54,9 @@ def disable_dropout(model: nn.Module) -> None:
             module.p = 0.0
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)  # handed to a function as a number: attention's (Llama), a layer's (OPT)
+                setattr(
+                    module, name, 0.0
+                )  # handed to a function as a number: attention's (Llama), a layer's (OPT)
 
 
 def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:
@@ -73,7 +77,12 @@ def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None =
 
 
 def save_model(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge_adapter: bool, base: str | Path
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    merge_adapter: bool,
+    base: str | Path,
 ) -> None:
     """Write what `from_pretrained` needs, as safetensors. An adapter is merged, or kept with a pointer to `base`."""
     if isinstance(model, PeftModel) and not merge_adapter:

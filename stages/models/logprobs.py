@@ -21,7 +21,9 @@ class TokenLogprobs(NamedTuple):
 
     logprobs: Float[Tensor, "batch seq"]
     mask: Bool[Tensor, "batch seq"]
-    entropy: Float[Tensor, "batch seq"]  # of the distribution that the token was drawn from, in nats; no gradient
+    entropy: Float[
+        Tensor, "batch seq"
+    ]  # of the distribution that the token was drawn from, in nats; no gradient
 
 
 def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
@@ -36,7 +38,9 @@ def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor
     return torch.tanh(logits / softcap) * softcap if softcap else logits
 
 
-def _chunk_logprobs(model: nn.Module, states: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _chunk_logprobs(
+    model: nn.Module, states: Tensor, ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     logits = lm_head(model, states) / temperature
     normalizer = logits.logsumexp(-1)
     logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - normalizer
@@ -47,7 +51,10 @@ def _chunk_logprobs(model: nn.Module, states: Tensor, ids: Tensor, temperature: 
 
 
 def head_logprobs(
-    model: nn.Module, states: Float[Tensor, "targets hidden"], ids: Int[Tensor, " targets"], temperature: float = 1.0
+    model: nn.Module,
+    states: Float[Tensor, "targets hidden"],
+    ids: Int[Tensor, " targets"],
+    temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"]]:
     """Log-probability of each id and entropy in nats, without ever holding [targets, vocab] whole."""
     outputs = []

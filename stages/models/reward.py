@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +24,10 @@ HEAD = "score"  # transformers' name for a sequence classifier's head
 class RewardModel(nn.Module):
     """Raw rewards from `forward`; `score` subtracts `reward_mean` and divides by `reward_std`, kept in the config.
 
-    They are set on the completions of the model that it started from, so that a policy starts at mean 0, deviation 1.
+    They are set on the preference data, whose completions a policy starts from, so that it starts near mean 0.
     """
+
+    kind: ClassVar[str] = "head"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -34,26 +37,37 @@ class RewardModel(nn.Module):
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
         """A language model's transformer with a fresh head, its weights of standard deviation 1 / sqrt(hidden + 1)."""
         model = load_model(
-            folder, AutoModelForSequenceClassification, num_labels=1, trust_remote_code=settings.trust_remote_code
+            folder,
+            AutoModelForSequenceClassification,
+            num_labels=1,
+            trust_remote_code=settings.trust_remote_code,
         )
         head = getattr(model, HEAD)
         nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
-        model.config.reward_mean, model.config.reward_std = 0.0, 1.0
+        model.config.reward_kind, model.config.reward_mean, model.config.reward_std = cls.kind, 0.0, 1.0
         return cls(add_adapter(model, settings, head=HEAD))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RewardModel:
+        """The weights that a reward_model stage wrote."""
+        return cls(load_model(folder, AutoModelForSequenceClassification, num_labels=1))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> RewardModel:
         """A trained one, frozen."""
-        model = load_model(folder, AutoModelForSequenceClassification, num_labels=1).eval().requires_grad_(False)
+        reward_model = cls.load(folder).eval().requires_grad_(False)
         config = AutoConfig.from_pretrained(folder)  # an adapter's base knows nothing of its normalisation
-        model.config.reward_mean, model.config.reward_std = config.reward_mean, config.reward_std
-        return cls(model)
+        reward_model.model.config.reward_mean = config.reward_mean
+        reward_model.model.config.reward_std = config.reward_std
+        return reward_model
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
         """One raw reward per completion, in order."""
         packed = pack(trees, device=next(self.model.parameters()).device)
         ends = hidden_states(self.model, packed).index_select(0, packed.ends)
-        with torch.autocast(ends.device.type, enabled=False):  # bf16 has 8 bits: too few to rank near-equal rewards
+        with torch.autocast(
+            ends.device.type, enabled=False
+        ):  # bf16 has 8 bits: too few to rank near-equal rewards
             return self.head(ends.float()).squeeze(-1)
 
     @property

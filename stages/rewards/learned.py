@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from stages.models.reward import RewardModel
+from stages.models.reward_kinds import load_reward_model
 from stages.packing import Tree
 
 
@@ -15,7 +15,7 @@ class LearnedReward:
     """Scores token trees, so that nothing is decoded and tokenized again. Runs in bf16 autocast where `bf16`."""
 
     def __init__(self, folder: str | Path, *, bf16: bool = False, device: torch.device | str = "cpu") -> None:
-        self.model = RewardModel.from_pretrained(folder).to(device)
+        self.model = load_reward_model(folder).to(device)
         self.bf16 = bf16
 
     def __call__(self, trees: Sequence[Tree]) -> list[float]:

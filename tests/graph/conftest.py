@@ -14,6 +14,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Every stage has run once, through dvc, accelerate, hydra and mlflow; dvc.lock is committed."""
     project = make_project(tmp_path_factory.mktemp("graph"))
     assert project.repro() == STAGES
+    project.client()  # copies are made when nothing writes any more
     project.commit()
     return project
 

@@ -1,0 +1,17 @@
+"""The kinds of reward model, by the name that `reward_model.kind` gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from stages.models.likelihood_reward import LikelihoodReward
+from stages.models.reward import RewardModel
+
+REWARD_MODELS: dict[str, type[RewardModel]] = {kind.kind: kind for kind in (RewardModel, LikelihoodReward)}
+
+
+def load_reward_model(folder: str | Path) -> RewardModel:
+    """A trained reward model, frozen, of the kind that its own config.json names."""
+    return REWARD_MODELS[AutoConfig.from_pretrained(folder).reward_kind].from_pretrained(folder)

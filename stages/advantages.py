@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def token_rewards(
-    scores: Float[Tensor, " batch"], kl: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], kl_coef: float
+    scores: Float[Tensor, " batch"],
+    kl: Float[Tensor, "batch seq"],
+    mask: Bool[Tensor, "batch seq"],
+    kl_coef: float,
 ) -> Float[Tensor, "batch seq"]:
     """-kl_coef * KL at every token, and the score on the last. Ziegler et al. 2019, equation 2."""
     rewards = -kl_coef * kl * mask
@@ -54,7 +57,10 @@ def group_relative(
 
 
 def whiten(
-    values: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], total: Callable[[Tensor], Tensor], eps: float = 1e-8
+    values: Float[Tensor, "batch seq"],
+    mask: Bool[Tensor, "batch seq"],
+    total: Callable[[Tensor], Tensor],
+    eps: float = 1e-8,
 ) -> Float[Tensor, "batch seq"]:
     """Shift and scale the masked values to mean 0 and variance 1, over the batch of every rank.
 
@@ -65,7 +71,10 @@ def whiten(
 
 
 def whiten_about_mean(
-    values: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], total: Callable[[Tensor], Tensor], eps: float = 1e-8
+    values: Float[Tensor, "batch seq"],
+    mask: Bool[Tensor, "batch seq"],
+    total: Callable[[Tensor], Tensor],
+    eps: float = 1e-8,
 ) -> Float[Tensor, "batch seq"]:
     """As `whiten`, but the mean stays: a reward's sign says good or bad, and shifting it would pay for length."""
     mean, variance = _moments(values, mask, total)

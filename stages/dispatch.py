@@ -65,7 +65,9 @@ def _prepare_process() -> None:
         os.environ[DISPATCHER] = str(os.getpid())
     logging.getLogger("stages").setLevel(logging.INFO)
     with reported():
-        overrides = [argument for argument in sys.argv[1:] if argument not in flags and set(argument) & set("=~")]
+        overrides = [
+            argument for argument in sys.argv[1:] if argument not in flags and set(argument) & set("=~")
+        ]
         if flags:  # of a sweep's `key=a,b` only the key is looked at; each of its jobs is checked by itself
             check_overrides(overrides)
         else:  # before Hydra makes a folder for a run that cannot be

@@ -45,7 +45,9 @@ class Packed:
 
     input_ids: Int[Tensor, "rows length"]
     position_ids: Int[Tensor, "rows length"]
-    tree: Int[Tensor, "rows length"]  # which tree a token belongs to; SHARED: to all of its row; PADDING: to none
+    tree: Int[
+        Tensor, "rows length"
+    ]  # which tree a token belongs to; SHARED: to all of its row; PADDING: to none
     branch: Int[Tensor, "rows length"]  # which completion; PADDING for prompts and padding
     predictors: Int[Tensor, " targets"]  # flat position whose output predicts the target
     targets: Int[Tensor, " targets"]  # flat position of each token that is trained on
@@ -84,7 +86,10 @@ class Packed:
 def common_prefix(sequences: Sequence[list[int]]) -> int:
     """How many first tokens all sequences share."""
     first, last = min(sequences), max(sequences)  # whatever these two share, all between them share
-    return next((index for index, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))  # noqa: B905
+    return next(
+        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
 
 
 def layout(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -120,14 +125,18 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     for row, members in enumerate(rows):
         start = len(shared)
         for index in members:
-            cells, found, tree_ends = _place(trees[index], index, first[index], row * length, start, len(shared))
+            cells, found, tree_ends = _place(
+                trees[index], index, first[index], row * length, start, len(shared)
+            )
             grid[:, row, start : start + sizes[index]] = cells
             targets += found
             ends[first[index] : first[index + 1]] = tree_ends
             start += sizes[index]
     longest = max(len(node.input_ids) for tree in trees for node in tree.completions)
     input_ids, position_ids, tree_ids, branch = grid.to(device)
-    columns = torch.tensor(sorted(targets, key=lambda t: t[2:]), dtype=torch.long, device=device).reshape(-1, 4)
+    columns = torch.tensor(sorted(targets, key=lambda t: t[2:]), dtype=torch.long, device=device).reshape(
+        -1, 4
+    )
     return Packed(
         input_ids, position_ids, tree_ids, branch, *columns.unbind(1),
         ends=torch.tensor(ends, device=device), shape=(first[-1], longest),
@@ -149,7 +158,9 @@ def _place(
     for branch, node in enumerate(tree.completions, batch):
         offset = row + start + len(ids)
         for column, trained in enumerate(node.loss_mask):
-            if trained and (column or length):  # nothing predicts the first token of an empty prompt's completion
+            if trained and (
+                column or length
+            ):  # nothing predicts the first token of an empty prompt's completion
                 targets.append((offset + column - 1 if column else before, offset + column, branch, column))
         ids += node.input_ids
         positions += range(length, length + len(node.input_ids))

@@ -47,11 +47,12 @@ def main(run: Stage) -> None:
     rows = load_preferences(run, settings, accelerator)[0] if kind.offline else load_rows(run, "prompt")
     held_out = load_rows(run, "prompt_test")[: run.config.run.eval_prompts]
     judge = rewards({})
+    max_new_tokens = run.config.data.preference.sampling.max_new_tokens
     algorithm = kind(settings, parts)
 
     run_training(
         run, algorithm, rows, settings, accelerator,
-        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, run.config.data.preference.sampling.max_new_tokens),
+        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, max_new_tokens),
     )  # fmt: skip
 
     if run.is_main:

@@ -66,7 +66,9 @@ def test_group_relative_against_scipy():
 
 
 def test_without_scale_only_the_mean_is_taken_off():
-    assert group_relative(torch.tensor([[0.0, 0.0, 1.0, 3.0]]), scale=False).tolist() == [[-1.0, -1.0, 0.0, 2.0]]
+    assert group_relative(torch.tensor([[0.0, 0.0, 1.0, 3.0]]), scale=False).tolist() == [
+        [-1.0, -1.0, 0.0, 2.0]
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
@@ -95,9 +97,13 @@ def test_whitening_over_two_ranks_is_that_of_the_whole_batch():
     sums: list[torch.Tensor] = []
     for part in (slice(0, 2), slice(2, 6)):  # what each rank would contribute
         whiten(values[part], mask[part], lambda own: sums.append(own) or own)
-    parts = [whiten(values[part], mask[part], lambda _: sums[0] + sums[1]) for part in (slice(0, 2), slice(2, 6))]
+    parts = [
+        whiten(values[part], mask[part], lambda _: sums[0] + sums[1]) for part in (slice(0, 2), slice(2, 6))
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
-    assert not torch.allclose(whiten(values[:2], mask[:2], alone), whole[:2], atol=0.05)  # per rank would differ
+    assert not torch.allclose(
+        whiten(values[:2], mask[:2], alone), whole[:2], atol=0.05
+    )  # per rank would differ
 
 
 def test_whitening_a_constant_gives_0():

@@ -35,7 +35,7 @@ class Algorithm(nn.Module, ABC):
         self.observed: dict[str, list[Tensor]] = defaultdict(list)
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
-        """The minibatches that one batch of examples gives rise to, one optimizer step each. The loop calls it without gradient."""
+        """The minibatches of one batch of examples, one optimizer step each. The loop calls it without gradient."""
         yield batch
 
     def fresh_heads(self) -> Iterable[tuple[nn.Module, float]]:

@@ -36,7 +36,9 @@ class Batch:
         trees = [self.trees[index] for index in indices]
         width = max((len(node.input_ids) for tree in trees for node in tree.completions), default=0)
         fields = {
-            name: values[rows.to(values.device)] if values.dim() == 1 else values[rows.to(values.device), :width]
+            name: values[rows.to(values.device)]
+            if values.dim() == 1
+            else values[rows.to(values.device), :width]
             for name, values in self.fields.items()
         }
         return Batch([self.examples[index] for index in indices], trees, fields)

@@ -58,7 +58,9 @@ class GRPO(Algorithm):
             self.observe("objective/kl_k1", (k1(old_logprobs, fields["ref_logprobs"]) * mask).sum(1))
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
         self.observe("objective/equal_group_share", groups.max(1).values == groups.min(1).values)
-        yield from minibatches(rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches)
+        yield from minibatches(
+            rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches
+        )
 
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings

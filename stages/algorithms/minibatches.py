@@ -10,7 +10,7 @@ from stages.algorithms.batch import Batch
 
 
 def minibatches(batch: Batch, epochs: int, num_mini_batches: int) -> Iterator[Batch]:
-    """Each epoch visits every tree once, in a new order, in `num_mini_batches` parts that differ by at most one tree."""
+    """Each epoch visits every tree once, in a new order, in `num_mini_batches` parts, equal but for one tree."""
     for _ in range(epochs):
         order = torch.randperm(len(batch)).tolist()
         for part in range(min(num_mini_batches, len(batch))):

@@ -82,7 +82,9 @@ class PPO(Algorithm):
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
         fields = {"old_logprobs": old_logprobs, "old_values": values, "returns": advantages + values,
                       "advantages": whiten(advantages, mask, sum_over_ranks)}  # fmt: skip
-        yield from minibatches(rollouts.batch.with_fields(**fields), settings.num_ppo_epochs, settings.num_mini_batches)
+        yield from minibatches(
+            rollouts.batch.with_fields(**fields), settings.num_ppo_epochs, settings.num_mini_batches
+        )
 
     def _score(self, trees: list[Tree]) -> tuple[Tensor, Tensor]:
         tokens, values = self.evaluate_tokens(trees)
@@ -92,7 +94,9 @@ class PPO(Algorithm):
         settings = self.settings
         (logprobs, mask, entropy), values = self.evaluate_tokens(list(batch.trees))
         old = batch["old_logprobs"]
-        policy = clipped(logprobs, old, batch["advantages"], mask, low=settings.clip_range, high=settings.clip_range)
+        policy = clipped(
+            logprobs, old, batch["advantages"], mask, low=settings.clip_range, high=settings.clip_range
+        )
         value = clipped_value(
             values, batch["old_values"], batch["returns"], mask, clip_range=settings.clip_range_value
         )

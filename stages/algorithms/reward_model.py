@@ -13,7 +13,12 @@ class BradleyTerry(Algorithm):
 
     def forward(self, batch: Batch) -> Loss:
         rewards = self.policy(batch.trees)
-        chosen, rejected = (rewards.index_select(0, rows.to(rewards.device)) for rows in preference_pairs(batch))
+        chosen, rejected = (
+            rewards.index_select(0, rows.to(rewards.device)) for rows in preference_pairs(batch)
+        )
         losses = bradley_terry(chosen, rejected)
-        metrics = {"train/accuracy": (chosen > rejected).sum(), "train/margin": (chosen - rejected).detach().sum()}
+        metrics = {
+            "train/accuracy": (chosen > rejected).sum(),
+            "train/margin": (chosen - rejected).detach().sum(),
+        }
         return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)

@@ -119,7 +119,7 @@ def _shared_turns(chosen: list[Message], rejected: list[Message]) -> Record:
 
 def _shared_text(chosen: str, rejected: str) -> Record:
     """The implicit prompt of plain text: what both begin with, up to the last break between words."""
-    shared = os.path.commonprefix([chosen, rejected])
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - of characters is what is meant
     end = max((index for index, character in enumerate(shared) if character.isspace()), default=0)
     if not shared[:end].strip():
         raise BadRow("chosen and rejected share no prompt")

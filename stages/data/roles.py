@@ -34,7 +34,9 @@ def as_preference(record: Record) -> Record:
     Equal responses are kept once. Raises LeftOut where all are equally good, BadRow on text without a prompt.
     """
     if not record.prompt and record.scores is None:
-        detail = "preference needs a prompt with chosen and rejected, ranked or labelled completions, or none yet"
+        detail = (
+            "preference needs a prompt with chosen and rejected, ranked or labelled completions, or none yet"
+        )
         raise BadRow("no prompt", detail)
     if record.scores is None or len(record.completions) == 1:
         return record

@@ -63,4 +63,6 @@ def _problems(role: str, settings: RoleSettings, seed: int) -> Iterator[Row]:
         raise UserError(f"data.{role}.size: say how many problems to generate; reasoning_gym has no end")
     # Each role draws its own problems.
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{role}".encode()).digest()[:4], "big") >> 1
-    return generate_problems(settings.name, settings.task, settings.size, own_seed, with_answer=role != "prompt")
+    return generate_problems(
+        settings.name, settings.task, settings.size, own_seed, with_answer=role != "prompt"
+    )

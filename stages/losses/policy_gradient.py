@@ -9,7 +9,9 @@ from torch import Tensor
 Tokens = Float[Tensor, "batch seq"]
 Mask = Bool[Tensor, "batch seq"]
 
-MAX_LOGRATIO = 20.0  # exp(20) = 5e8: large enough never to bind in healthy training, small enough never to overflow
+MAX_LOGRATIO = (
+    20.0  # exp(20) = 5e8: large enough never to bind in healthy training, small enough never to overflow
+)
 
 
 def ratio(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
@@ -33,7 +35,9 @@ def clip_fraction(logprobs: Tokens, old_logprobs: Tokens, mask: Mask, *, low: fl
     return ((ratios < 1 - low) | (ratios > 1 + high)) & mask
 
 
-def clipped_value(values: Tokens, old_values: Tokens, returns: Tokens, mask: Mask, *, clip_range: float) -> Tokens:
+def clipped_value(
+    values: Tokens, old_values: Tokens, returns: Tokens, mask: Mask, *, clip_range: float
+) -> Tokens:
     """1/2 max((V - R)^2, (clip(V, V_old +- clip_range) - R)^2). PPO's value loss as in OpenAI's baselines (ppo2)."""
     moved = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return 0.5 * torch.maximum((values - returns) ** 2, (moved - returns) ** 2) * mask

@@ -17,7 +17,9 @@ def bradley_terry(chosen_rewards: Pairs, rejected_rewards: Pairs) -> Pairs:
     return -F.logsigmoid(chosen_rewards - rejected_rewards)
 
 
-def sigmoid(chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float, label_smoothing: float = 0.0) -> Pairs:
+def sigmoid(
+    chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float, label_smoothing: float = 0.0
+) -> Pairs:
     """DPO: -log sigmoid(beta (chosen - rejected)). Rafailov et al. 2023, equation 7.
 
     `label_smoothing` is the share of labels assumed to be flipped: conservative DPO, Mitchell 2023.

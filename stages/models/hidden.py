@@ -16,11 +16,9 @@ from stages.packing import PADDING, SHARED, Node, Packed, Tree, pack
 log = logging.getLogger(__name__)
 
 
-def backbone(model: nn.Module) -> nn.Module:
+def backbone(model: Any) -> nn.Module:
     """The transformer under a language model's or classifier's head, adapters included."""
-    inner: Any = (
-        model.get_base_model() if hasattr(model, "get_base_model") else model
-    )  # peft wraps the whole model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole
     return getattr(inner, inner.base_model_prefix)
 
 

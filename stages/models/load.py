@@ -60,7 +60,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:
-    """Wrap `model` in LoRA adapters (Hu et al. 2021) where `settings.lora` says so; `head` is trained and saved whole."""
+    """Wrap `model` in LoRA adapters (Hu et al. 2021) if `settings.lora`; `head` is trained and saved whole."""
     if not settings.lora:
         return model
     targets = settings.lora_target_modules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ class RewardModel(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a transformers model, in peft or not
 
     @classmethod
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
@@ -65,9 +65,8 @@ class RewardModel(nn.Module):
         """One raw reward per completion, in order."""
         packed = pack(trees, device=next(self.model.parameters()).device)
         ends = hidden_states(self.model, packed).index_select(0, packed.ends)
-        with torch.autocast(
-            ends.device.type, enabled=False
-        ):  # bf16 has 8 bits: too few to rank near-equal rewards
+        # bf16 has 8 bits: too few to rank near-equal rewards.
+        with torch.autocast(ends.device.type, enabled=False):
             return self.head(ends.float()).squeeze(-1)
 
     @property

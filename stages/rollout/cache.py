@@ -22,7 +22,9 @@ class KeyValueCache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_args, **_kwargs
+    ) -> tuple[Tensor, Tensor]:
         """Called by each attention layer with [rows, heads, new, head_dim]; returns what it attends to."""
         new = keys.shape[2]
         if layer_idx == len(self.keys):

@@ -23,7 +23,9 @@ def rank_samples(
     A prompt whose completions all score alike says nothing about preference and is left out.
     """
     prompts = [example.tree.prompt.input_ids for example in examples]
-    rollouts = sampler.sample(prompts, settings.num_generations, settings.max_new_tokens, settings.temperature)
+    rollouts = sampler.sample(
+        prompts, settings.num_generations, settings.max_new_tokens, settings.temperature
+    )
     trees = [
         _distinct(Tree(example.tree.prompt, [*example.tree.completions, *rollout.tree.completions]))
         for example, rollout in zip(examples, rollouts, strict=True)

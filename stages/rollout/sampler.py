@@ -42,7 +42,11 @@ class Sampler:
     """
 
     def __init__(
-        self, model: nn.Module, eos_token_ids: Sequence[int], max_tokens: int = 16384, dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        eos_token_ids: Sequence[int],
+        max_tokens: int = 16384,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.source = model
         self.eos_token_ids = frozenset(eos_token_ids)
@@ -52,9 +56,13 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float = 1.0
+        self,
+        prompts: Sequence[list[int]],
+        num_generations: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
     ) -> list[Rollout]:
-        """Sample `num_generations` completions of each prompt; temperature 0 is greedy. Draws from torch's global RNG."""
+        """Sample `num_generations` completions of each prompt, from torch's global RNG; temperature 0 is greedy."""
         # Weights are in the sampler's own precision: autocast would only convert them again at every token.
         with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
             return self._sample(prompts, num_generations, max_new_tokens, temperature)
@@ -86,7 +94,12 @@ class Sampler:
                 mine.copy_(theirs)
 
     def _admit(
-        self, waiting: deque[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int, batch: _Batch
+        self,
+        waiting: deque[int],
+        prompts: Sequence[list[int]],
+        group: int,
+        max_new_tokens: int,
+        batch: _Batch,
     ) -> list[int]:
         """Prompts whose whole groups fit beside the running rows; none while most of the batch still runs."""
         if not waiting or len(batch.rows) * 2 > batch.peak:
@@ -112,10 +125,14 @@ class _Batch:
     def capacity(self) -> int:
         return self.cache.capacity if self.cache else 0
 
-    def prefill(self, admitted: list[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int) -> None:
+    def prefill(
+        self, admitted: list[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int
+    ) -> None:
         """Run what the prompts begin with once, the rest of each prompt once, and draw each row's first token."""
         chosen = [prompts[index] for index in admitted]
-        shared = min(common_prefix(chosen), min(map(len, chosen)) - 1)  # every prompt keeps a token of its own
+        shared = min(
+            common_prefix(chosen), min(map(len, chosen)) - 1
+        )  # every prompt keeps a token of its own
         cache = KeyValueCache(self._tensor([0]), max(map(len, chosen)) + max_new_tokens)
         if shared:
             self._forward(self._tensor([chosen[0][:shared]]), cache)
@@ -149,7 +166,9 @@ class _Batch:
         for row in self.rows:
             row.finished = row.input_ids[-1] in eos_token_ids
         running = [
-            index for index, row in enumerate(self.rows) if not row.finished and len(row.input_ids) < max_new_tokens
+            index
+            for index, row in enumerate(self.rows)
+            if not row.finished and len(row.input_ids) < max_new_tokens
         ]
         ended = sorted(set(range(len(self.rows))) - set(running))
         gone = [self.rows[index] for index in ended]

@@ -23,5 +23,7 @@ def draw(
         cumulative = logprobs.exp().cumsum(-1)
         # Rounding leaves the total near 1: scale the uniform number to it, so that it always falls on a token.
         threshold = torch.rand(len(logits), 1, device=logits.device) * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+        tokens = (
+            torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+        )
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

@@ -33,7 +33,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> tuple[int, dict]:
-        """Load the newest whole checkpoint: the number of steps it has seen (0: there is none) and the tracker's state."""
+        """Load the newest whole checkpoint: how many steps it has seen (0: there is none) and the tracker's state."""
         found = sorted((int(path.name.removeprefix(PREFIX)), path) for path in self.folder.glob(f"{PREFIX}*"))
         if not found:
             return 0, {"metrics": []}

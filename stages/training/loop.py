@@ -66,7 +66,8 @@ def train(
         log.info("going on from step %d of %d", start, steps)
     else:
         _evaluate(algorithm, evaluate, tracker, 0, accelerator)
-    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=not accelerator.is_main_process)
+    silent = not accelerator.is_main_process
+    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=silent)
     for step in progress:
         began = time.perf_counter()
         seed_step(schedule.seed, step, accelerator.process_index)
@@ -110,7 +111,9 @@ def _update(
             )
         except NonFiniteError as error:
             schedule.checkpoints.mkdir(parents=True, exist_ok=True)
-            path = schedule.checkpoints.parent / f"nonfinite-step-{step}-rank-{accelerator.process_index}.jsonl"
+            path = (
+                schedule.checkpoints.parent / f"nonfinite-step-{step}-rank-{accelerator.process_index}.jsonl"
+            )
             write_examples(path, minibatch.seen())
             raise NonFiniteError(f"step {step}: {error}; its examples are in {path}") from error
         tokens += sum(len(tree) for tree in minibatch.trees)
@@ -126,7 +129,9 @@ def _metrics(results: list[StepResult], algorithm: Algorithm) -> dict[str, float
     for name, parts in sorted(algorithm.observed.items()):
         values = torch.cat(parts)
         values = values[~values.isnan()]
-        total, count = sum_over_ranks(torch.stack([values.sum().double(), values.new_tensor(len(values)).double()]))
+        total, count = sum_over_ranks(
+            torch.stack([values.sum().double(), values.new_tensor(len(values)).double()])
+        )
         metrics[name] = float(total / count)
     algorithm.observed.clear()
     return metrics
@@ -143,7 +148,11 @@ def _headline(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def _evaluate(
-    algorithm: Algorithm, evaluate: Callable[[], dict[str, float]], tracker: Tracker, step: int, accelerator: Accelerator
+    algorithm: Algorithm,
+    evaluate: Callable[[], dict[str, float]],
+    tracker: Tracker,
+    step: int,
+    accelerator: Accelerator,
 ) -> None:
     algorithm.eval()
     with torch.no_grad(), accelerator.autocast():

@@ -14,8 +14,10 @@ from stages.config.schema import TrainingSettings
 
 
 def make_optimizer(algorithm: Algorithm, settings: TrainingSettings) -> AdamW:
-    """AdamW on what is trainable; vectors (norms, biases) are never decayed, and fresh heads have their own step size."""
-    fresh = {id(parameter): rate for module, rate in algorithm.fresh_heads() for parameter in module.parameters()}
+    """AdamW on what is trainable; vectors (norms, biases) are not decayed, and fresh heads have their own rate."""
+    fresh = {
+        id(parameter): rate for module, rate in algorithm.fresh_heads() for parameter in module.parameters()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in algorithm.parameters():
         if parameter.requires_grad:

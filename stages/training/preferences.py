@@ -38,7 +38,9 @@ def load_preferences(
     if any(example.scores is None for example in rows):
         rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
     if not rows:
-        raise UserError("data.preference: no prompt has two completions that score differently; nothing to learn from")
+        raise UserError(
+            "data.preference: no prompt has two completions that score differently; nothing to learn from"
+        )
     return rows, held_out
 
 
@@ -49,8 +51,12 @@ def _sample(
     tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
     judge = Rewards.from_config({}, run.config.data.verifier, tokenizer, run.output)
     if judge.verifier is None:
-        raise UserError("data.preference has rows without preferences: set data.verifier, so that samples can be ranked")
-    model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code).to(accelerator.device)
+        raise UserError(
+            "data.preference has rows without preferences: set data.verifier, which ranks samples"
+        )
+    model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code).to(
+        accelerator.device
+    )
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
     log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))
@@ -59,5 +65,7 @@ def _sample(
     for number, examples in enumerate(sets):
         seed_step(run.config.seed, number, 0)
         ranked.append(rank_samples(examples, sampler, sampling, gold))
-    log.info("%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets)))
+    log.info(
+        "%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets))
+    )
     return ranked

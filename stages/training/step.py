@@ -28,7 +28,12 @@ class NonFiniteError(RuntimeError):
 
 
 def optimizer_step(
-    accelerator: Accelerator, module: Algorithm, optimizer: Optimizer, batch: Batch, max_tokens: int, max_grad_norm: float
+    accelerator: Accelerator,
+    module: Algorithm,
+    optimizer: Optimizer,
+    batch: Batch,
+    max_tokens: int,
+    max_grad_norm: float,
 ) -> StepResult:
     """Update on `batch`, whose loss is the sum over all microbatches and ranks over the sum of their weights.
 
@@ -47,9 +52,13 @@ def optimizer_step(
             accelerator.backward(loss.total * share)
         total = _add(total, loss.total.detach() * share)
         weight = _add(weight, loss.weight * share)
-        metrics = {name: _add(metrics.get(name), value.detach() * share) for name, value in loss.metrics.items()}
+        metrics = {
+            name: _add(metrics.get(name), value.detach() * share) for name, value in loss.metrics.items()
+        }
     assert total is not None and weight is not None
-    sums = sum_over_ranks(torch.stack([total.double(), weight.double(), *(v.double() for v in metrics.values())]))
+    sums = sum_over_ranks(
+        torch.stack([total.double(), weight.double(), *(v.double() for v in metrics.values())])
+    )
     loss_sum, weight_sum = sums[0], sums[1].clamp(min=1e-12)
     # DDP and FSDP average gradients over ranks; the loss is a sum over them.
     norm = _scale_and_clip(module, accelerator.num_processes / float(weight_sum), max_grad_norm)
@@ -58,7 +67,9 @@ def optimizer_step(
         raise NonFiniteError(f"loss {float(loss_sum / weight_sum):.4g}, gradient norm {float(norm):.4g}")
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(loss_sum / weight_sum, norm, dict(zip(metrics, (sums[2:] / weight_sum).tolist(), strict=True)))
+    return StepResult(
+        loss_sum / weight_sum, norm, dict(zip(metrics, (sums[2:] / weight_sum).tolist(), strict=True))
+    )
 
 
 def _sync(accelerator: Accelerator, module: Algorithm, last: bool):
@@ -71,7 +82,7 @@ def _add(total: Tensor | None, value: Tensor) -> Tensor:
 
 
 def _scale_and_clip(module: Algorithm, scale: float, max_grad_norm: float) -> Tensor:
-    """Multiply gradients by `scale` and cut their global norm, in one pass over them; returns the norm before the cut."""
+    """Multiply gradients by `scale` and cut their global norm, in one pass; returns the norm before the cut."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     norm: Any = torch.nn.utils.get_total_norm(gradients) * scale
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a DTensor under FSDP

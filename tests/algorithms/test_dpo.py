@@ -73,7 +73,9 @@ def test_reward_model_scores_the_last_token_and_agrees_with_transformers():
     assert algorithm.policy(batch_of(examples).trees).tolist() == pytest.approx(expected, abs=1e-4)
     loss = algorithm(batch_of(examples))
     # scores 1 0 | 0 1 1 | 1 0 | 0 1 1: rows 0>1, 3>2, 4>2, 5>6, 8>7, 9>7
-    margins = np.array([expected[c] - expected[r] for c, r in [(0, 1), (3, 2), (4, 2), (5, 6), (8, 7), (9, 7)]])
+    margins = np.array(
+        [expected[c] - expected[r] for c, r in [(0, 1), (3, 2), (4, 2), (5, 6), (8, 7), (9, 7)]]
+    )
     assert float(loss.weight) == 6
     assert float(loss.total.detach()) == pytest.approx(float(np.logaddexp(0, -margins).sum()), abs=1e-4)
     assert float(loss.metrics["train/accuracy"]) == int((margins > 0).sum())

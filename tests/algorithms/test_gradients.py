@@ -107,7 +107,9 @@ def test_gradient_norm_is_cut_to_the_maximum():
     for limit in (1e9, 0.5):
         recorder = Recorder(algorithm)
         result = optimizer_step(Accelerator(cpu=True), algorithm, recorder, batch_of(examples), LARGE, limit)
-        norms.append((float(result.grad_norm), sum(float(g.pow(2).sum()) for g in recorder.gradients.values()) ** 0.5))
+        norms.append(
+            (float(result.grad_norm), sum(float(g.pow(2).sum()) for g in recorder.gradients.values()) ** 0.5)
+        )
     assert norms[0][0] == pytest.approx(norms[0][1])
     assert norms[0][0] > 0.5
     assert norms[1] == (pytest.approx(norms[0][0]), pytest.approx(0.5, rel=1e-5))  # reported before the cut

@@ -35,7 +35,9 @@ def test_unequal_group_has_one():
 
 def test_advantages_belong_to_their_own_completions():
     """The reward is the length: within each group, longer means better."""
-    parts = parts_of(tiny_llama(), lambda _, trees: [float(len(c.input_ids)) for t in trees for c in t.completions])
+    parts = parts_of(
+        tiny_llama(), lambda _, trees: [float(len(c.input_ids)) for t in trees for c in t.completions]
+    )
     algorithm = GRPO(settings_of("grpo", beta=0.0), parts)
     (batch,) = experience_of(algorithm, examples_of("grpo"))
     row = 0

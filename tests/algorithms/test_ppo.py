@@ -29,7 +29,9 @@ class Written(Sampler):
 
     def sample(self, prompts, num_generations, max_new_tokens, temperature=1.0) -> list[Rollout]:
         completions = [[10, 11, EOS], [12, 13]]
-        return [Rollout(tree(prompt, *completions), [[-1.0] * 3, [-1.0] * 2], [True, False]) for prompt in prompts]
+        return [
+            Rollout(tree(prompt, *completions), [[-1.0] * 3, [-1.0] * 2], [True, False]) for prompt in prompts
+        ]
 
 
 def written(penalty: float, **changes):
@@ -68,7 +70,9 @@ def test_entropy_counts_completion_tokens_only():
     first = torch.distributions.Categorical(logits=logits).entropy().sum()
     logits = tiny_llama()(torch.tensor([[*batch.trees[0].prompt.input_ids, 12, 13]])).logits[0, -3:-1]
     second = torch.distributions.Categorical(logits=logits).entropy().sum()
-    assert float(single[0].metrics["train/entropy"]) == pytest.approx(float((first + second).detach()), rel=1e-4)
+    assert float(single[0].metrics["train/entropy"]) == pytest.approx(
+        float((first + second).detach()), rel=1e-4
+    )
 
 
 def test_advantages_are_whitened_over_both_ranks(monkeypatch):
@@ -90,7 +94,9 @@ def test_clipped_tokens_have_no_gradient():
     """Old logprobs 1 nat lower make every ratio e > 1.2: with a positive advantage nothing is left to gain."""
     algorithm = written(penalty=0.0, vf_coef=0.0)
     (batch,) = experience_of(algorithm, examples_of("ppo", 2))
-    moved = batch.with_fields(old_logprobs=batch["old_logprobs"] - 1, advantages=torch.ones_like(batch["advantages"]))
+    moved = batch.with_fields(
+        old_logprobs=batch["old_logprobs"] - 1, advantages=torch.ones_like(batch["advantages"])
+    )
     loss = algorithm(moved)
     assert float(loss.metrics["train/clip_fraction"]) == float(loss.weight) == 10
     assert float(loss.total.detach()) == pytest.approx(-1.2 * 10)

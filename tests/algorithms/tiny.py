@@ -30,7 +30,8 @@ from tests.models.tiny import EOS, SHAPE, tiny_llama, tree
 TRAINING: dict[str, Any] = {
     "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_ratio": 0.25, "weight_decay": 0.01,
     "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "num_train_epochs": 1,
-    "max_steps": -1, "batch_size": 4, "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False, "eval_steps": 0,
+    "max_steps": -1, "batch_size": 4, "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False,
+    "eval_steps": 0,
 }  # fmt: skip
 ONLINE = TRAINING | {
     "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7,
@@ -65,9 +66,13 @@ def low_tokens(examples: Sequence[Example], trees: Sequence[Tree]) -> list[float
     return [sum(t < 48 for t in c.input_ids) / len(c.input_ids) for tree in trees for c in tree.completions]
 
 
-def parts_of(policy: nn.Module, reward: Callable = low_tokens, eos: Sequence[int] = (EOS, 3, 4, 5, 6)) -> Parts:
+def parts_of(
+    policy: nn.Module, reward: Callable = low_tokens, eos: Sequence[int] = (EOS, 3, 4, 5, 6)
+) -> Parts:
     """Several end tokens, so that some completions of few tokens end by themselves."""
-    return Parts(policy, list(eos), torch.float32, lambda: Rewards({"verifier": reward}, {"verifier": 1.0}, reward))
+    return Parts(
+        policy, list(eos), torch.float32, lambda: Rewards({"verifier": reward}, {"verifier": 1.0}, reward)
+    )
 
 
 def tiny_reward_model(seed: int = 0) -> RewardModel:
@@ -114,7 +119,9 @@ class Replay(Sampler):
     def __init__(self, sampler: Sampler, examples: Sequence[Example], settings: Any) -> None:
         prompts = [example.tree.prompt.input_ids for example in examples]
         torch.manual_seed(1)
-        drawn = sampler.sample(prompts, settings.num_generations, settings.max_new_tokens, settings.temperature)
+        drawn = sampler.sample(
+            prompts, settings.num_generations, settings.max_new_tokens, settings.temperature
+        )
         self.drawn = {tuple(prompt): rollout for prompt, rollout in zip(prompts, drawn, strict=True)}
 
     def sample(self, prompts, num_generations, max_new_tokens, temperature=1.0) -> list[Rollout]:

@@ -49,7 +49,12 @@ def save(folder: Path, sharpness: float) -> None:
 
 def save_reward_model(folder: Path) -> None:
     """A reward of 0 for everything, normalised with mean -1 and deviation 2: 0.5."""
-    normalised: dict[str, Any] = {"num_labels": 1, "reward_kind": "head", "reward_mean": -1.0, "reward_std": 2.0}
+    normalised: dict[str, Any] = {
+        "num_labels": 1,
+        "reward_kind": "head",
+        "reward_mean": -1.0,
+        "reward_std": 2.0,
+    }
     config = LlamaConfig(**SHAPE, **normalised)
     model = LlamaForSequenceClassification(config)
     model.score.weight.data.zero_()

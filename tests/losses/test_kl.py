@@ -39,7 +39,9 @@ def test_gradient_of_k2_is_that_of_the_divergence_and_those_of_k1_and_k3_are_not
         return logits.grad
 
     truth = gradient(lambda lp: torch.nn.functional.kl_div(reference, lp, reduction="sum", log_target=True))
-    sampled = {k: gradient(lambda lp, k=k: (lp.exp().detach() * k(lp, reference)).sum()) for k in (k1, k2, k3)}
+    sampled = {
+        k: gradient(lambda lp, k=k: (lp.exp().detach() * k(lp, reference)).sum()) for k in (k1, k2, k3)
+    }
     torch.testing.assert_close(sampled[k2], truth)
     torch.testing.assert_close(sampled[k1], torch.zeros(1, 3))  # the score function's mean: no signal at all
     assert not torch.allclose(sampled[k3], truth, atol=0.05)

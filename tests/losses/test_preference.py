@@ -18,7 +18,9 @@ def test_bradley_terry():
 
 def test_sigmoid():
     # beta 0.5 makes the margins 1, 0, -1: log(1 + 1/e) = 0.313262, log 2, log(1 + e) = 1.313262
-    assert sigmoid(CHOSEN, REJECTED, beta=0.5).tolist() == pytest.approx([0.313262, 0.693147, 1.313262], abs=1e-6)
+    assert sigmoid(CHOSEN, REJECTED, beta=0.5).tolist() == pytest.approx(
+        [0.313262, 0.693147, 1.313262], abs=1e-6
+    )
     # 10 % flipped: 0.9 * 0.313262 + 0.1 * 1.313262 = 0.413262; at a tie still log 2; 0.9 * 1.313262 + 0.0313262
     smoothed = sigmoid(CHOSEN, REJECTED, beta=0.5, label_smoothing=0.1)
     assert smoothed.tolist() == pytest.approx([0.413262, 0.693147, 1.213262], abs=1e-6)

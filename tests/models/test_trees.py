@@ -46,11 +46,19 @@ def batches() -> dict[str, list[Tree]]:
     turns = [False, True, True, False, False, True, True, True]
     return {
         "sft": [Tree(node(g, p, False), [node(g, c, True)]) for p, c in [(5, 3), (9, 6), (2, 1)]],
-        "pairs": [Tree(node(g, p, False), [node(g, c, True), node(g, d, True)]) for p, c, d in [(7, 4, 6), (3, 5, 1)]],
+        "pairs": [
+            Tree(node(g, p, False), [node(g, c, True), node(g, d, True)])
+            for p, c, d in [(7, 4, 6), (3, 5, 1)]
+        ],
         "groups": [Tree(node(g, p, False), [node(g, 2 + i, True) for i in range(4)]) for p in (6, 300)],
-        "multi-turn": [Tree(node(g, 4, False), [node(g, 8, turns)]), Tree(node(g, 1, False), [node(g, 8, turns)])],
-        "shared prefix": [Tree(Node([1, 9, 9, *p], [False] * (3 + len(p))), [node(g, 3, True), node(g, 2, True)])
-                          for p in ([], [4, 5], [4, 6, 7])],
+        "multi-turn": [
+            Tree(node(g, 4, False), [node(g, 8, turns)]),
+            Tree(node(g, 1, False), [node(g, 8, turns)]),
+        ],
+        "shared prefix": [
+            Tree(Node([1, 9, 9, *p], [False] * (3 + len(p))), [node(g, 3, True), node(g, 2, True)])
+            for p in ([], [4, 5], [4, 6, 7])
+        ],
         "no prompt": [Tree(Node([], []), [node(g, 7, True)])],
     }
 

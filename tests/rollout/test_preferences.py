@@ -29,7 +29,9 @@ def rank(examples: list[Example], gold=low, settings: SamplingSettings = SETTING
 
 
 def prompts(count: int) -> list[Example]:
-    return [Example(tree([1, 7 + index]), f"prompt {index}", None, {"answer": index}) for index in range(count)]
+    return [
+        Example(tree([1, 7 + index]), f"prompt {index}", None, {"answer": index}) for index in range(count)
+    ]
 
 
 def test_samples_are_distinct_scored_and_belong_to_their_prompt():

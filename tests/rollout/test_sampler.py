@@ -34,7 +34,9 @@ def test_logprobs_equal_the_training_forward(name: str):
     model = model_of(name)
     rollouts = Sampler(model, [2], max_tokens=60).sample(PROMPTS, 3, 6, temperature=0.6)
     scored = completion_logprobs(model, [rollout.tree for rollout in rollouts], temperature=0.6)
-    sampled = torch.tensor([value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs])
+    sampled = torch.tensor(
+        [value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs]
+    )
     torch.testing.assert_close(scored.logprobs[scored.mask], sampled, rtol=1e-4, atol=1e-5)
     assert [len(rollout.tree.completions) for rollout in rollouts] == [3] * 5
 
@@ -63,7 +65,9 @@ def test_draw_has_the_frequencies_of_the_distribution():
     torch.manual_seed(0)
     logits = torch.tensor([0.7, 0.2, 0.1]).log()
     tokens, logprobs = draw(logits.expand(20000, 3), temperature=1.0)
-    assert torch.bincount(tokens, minlength=3).div(20000).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.015)
+    assert torch.bincount(tokens, minlength=3).div(20000).tolist() == pytest.approx(
+        [0.7, 0.2, 0.1], abs=0.015
+    )
     torch.testing.assert_close(logprobs, logits[tokens])
 
 

@@ -91,14 +91,18 @@ def test_sft_learns_to_stop_and_still_stops_after_save_and_reload(adapters: bool
     memory = run(algorithm, examples, settings, tmp_path / "checkpoints")
     assert memory.curve("train/loss")[100] < 0.5 < memory.curve("train/loss")[1]
 
-    save_model(algorithm.policy, tiny_tokenizer(), tmp_path / "model", merge_adapter=True, base=tmp_path / "base")
+    save_model(
+        algorithm.policy, tiny_tokenizer(), tmp_path / "model", merge_adapter=True, base=tmp_path / "base"
+    )
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     assert plain.generation_config.eos_token_id == plain.config.pad_token_id == EOS
     for key, answer in answers.items():
         generated = plain.generate(torch.tensor([[1, key]]), attention_mask=torch.ones(1, 2, dtype=torch.long),
                                    max_new_tokens=30, do_sample=False)  # fmt: skip
         assert generated[0, 2:].tolist() == answer
-    rollouts = Sampler(load_model(tmp_path / "model"), [EOS]).sample([[1, key] for key in answers], 1, 30, 0.0)
+    rollouts = Sampler(load_model(tmp_path / "model"), [EOS]).sample(
+        [[1, key] for key in answers], 1, 30, 0.0
+    )
     assert [rollout.tree.completions[0].input_ids for rollout in rollouts] == list(answers.values())
     assert all(rollout.finished == [True] for rollout in rollouts)
 

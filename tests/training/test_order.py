@@ -15,7 +15,9 @@ from tests.algorithms.tiny import settings_of
 
 
 def test_each_epoch_visits_every_row_once_in_a_new_order():
-    epochs = [[i for step in range(e * 3, e * 3 + 3) for i in step_indices(step, 12, 4, seed=1)] for e in range(2)]
+    epochs = [
+        [i for step in range(e * 3, e * 3 + 3) for i in step_indices(step, 12, 4, seed=1)] for e in range(2)
+    ]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert epochs[0] != epochs[1]
 
@@ -24,7 +26,11 @@ def test_incomplete_last_batch_is_left_out():
     steps = [step_indices(step, 10, 4, seed=1) for step in range(4)]
     assert [len(step) for step in steps] == [4] * 4
     assert len({*steps[0], *steps[1]}) == 8  # one epoch is two steps of 4 different rows
-    assert sorted(step_indices(5, 3, 4, seed=1)) == [0, 1, 2]  # fewer rows than a batch: all of them, every step
+    assert sorted(step_indices(5, 3, 4, seed=1)) == [
+        0,
+        1,
+        2,
+    ]  # fewer rows than a batch: all of them, every step
 
 
 def test_a_step_depends_on_seed_and_step_alone():

@@ -16,7 +16,12 @@ from tests.algorithms.tiny import ALGORITHMS, examples_of, make, settings_of
 from tests.models.tiny import lora, tiny_llama
 from tests.training.tiny import Memory, run
 
-STEPS = {"num_train_epochs": 3, "batch_size": 4, "warmup_ratio": 0.0, "learning_rate": 3e-3}  # 6 steps of 8 examples
+STEPS = {
+    "num_train_epochs": 3,
+    "batch_size": 4,
+    "warmup_ratio": 0.0,
+    "learning_rate": 3e-3,
+}  # 6 steps of 8 examples
 SEVERAL_PASSES = {
     "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "whiten_rewards": True},
     "grpo": {"num_iterations": 2, "num_mini_batches": 2},
@@ -36,7 +41,9 @@ def changes(name: str) -> dict:
     return STEPS | SEVERAL_PASSES.get(name, {})
 
 
-def go(name: str, folder: Path, adapters: bool, dies_at: int | None = None) -> tuple[Algorithm, Memory | None]:
+def go(
+    name: str, folder: Path, adapters: bool, dies_at: int | None = None
+) -> tuple[Algorithm, Memory | None]:
     algorithm = fresh(name, adapters)
     calls = []
 

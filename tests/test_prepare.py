@@ -101,8 +101,11 @@ def test_generated_problems_and_their_verifier(model: Path, tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     report = prepare(make_config(f"model.path={model}", "data.test_size=5", *own), tmp_path / "out")
     assert report["sft"]["source"] == "reasoning_gym chain_sum"
-    example = read_examples(tmp_path / "out" / "preference.jsonl")[0]
-    assert example.tree.completions == [] and {"answer", "task", "metadata"} <= set(example.columns)
+    prompt = read_examples(tmp_path / "out" / "prompt.jsonl")[0]
+    assert prompt.tree.completions == [] and {"answer", "task", "metadata"} <= set(prompt.columns)
+    # The right answer is a candidate beside the samples, and not yet scored.
+    preference = read_examples(tmp_path / "out" / "preference.jsonl")[0]
+    assert len(preference.tree.completions) == 1 and preference.scores is None
 
 
 REFUSED = [

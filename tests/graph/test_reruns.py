@@ -61,7 +61,7 @@ def test_what_each_value_and_each_file_reaches_first(project: Project) -> None:
     assert project.stale() == []
     project.set(seed=1)
     assert project.stale() == STAGES
-    project.set(seed=0, run__save_steps=3, tracking__enabled=False)
+    project.set(seed=0, run__save_steps=3, tracking__enabled=True)
     edit(project, "conf/rl/dpo.yaml", "beta: 0.1", "beta: 0.2")
     edit(project, "conf/rl/ppo.yaml", "# optimizer steps per pass", "# a comment is no value")
     edit(project, "stages/algorithms/dpo.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import subprocess
@@ -24,6 +25,8 @@ from stages.graph import downstream
 from stages.guard import DISPATCHER
 from stages.tracking.provenance import PARENT
 from stages.workspace import Stage, open_stage
+
+OVERRIDES = "overrides.json"
 
 
 def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]:
@@ -89,7 +92,10 @@ def _run_job(stage: str, config: DictConfig) -> None:
     with reported():
         validate(config)
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    overrides = [*HydraConfig.get().overrides.task, f"hydra.run.dir='{folder}'"]
+    overrides = list(HydraConfig.get().overrides.task)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OVERRIDES).write_text(json.dumps(overrides) + "\n")  # what tells it from the other jobs
+    overrides.append(f"hydra.run.dir='{folder}'")
     for name in downstream(stage):
         launch(name, overrides)
         overrides.append(f"+run.inputs.{name}='{folder / name}'")

@@ -98,19 +98,20 @@ def measure(
     }
     measurer = Measurer(run.config.evaluate, base.stop_token_ids, run.config.seed, device)
     measured, kl = measurer.policies(sources, prompts, demonstrations)
-    judge = make_judge(run, device)
+    judge = make_judge(run, device, base.trust_remote_code)
     answers = {name: gathered(judge(prompts, measured[name], kl[name]), state) for name in sources}
     return answers, {name: gathered(measured[name].losses, state) for name in sources}
 
 
-def make_judge(run: Stage, device: torch.device) -> Judge:
+def make_judge(run: Stage, device: torch.device, trust_remote_code: bool) -> Judge:
     """The verifier that the config names, and the reward model unless its stage wrote only a marker."""
-    tokenizer = load_tokenizer(run.input("sft") / "model")
+    tokenizer = load_tokenizer(run.input("sft") / "model", trust_remote_code=trust_remote_code)
     name, folder = run.config.data.verifier, run.input("reward_model") / "model"
     verifier = FunctionReward(name, tokenizer) if name else None
-    bf16 = run.config.evaluate.bf16
-    learned = LearnedReward(folder, bf16=bf16, device=device) if folder.exists() else None
-    return Judge(tokenizer, verifier, learned)
+    if not folder.exists():
+        return Judge(tokenizer, verifier, None)
+    options = {"bf16": run.config.evaluate.bf16, "trust_remote_code": trust_remote_code}
+    return Judge(tokenizer, verifier, LearnedReward(folder, device=device, **options))
 
 
 def held_out(path: Path, config: DictConfig) -> list[Example]:

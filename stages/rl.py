@@ -11,6 +11,8 @@ from stages.data.base_model import read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
+from stages.rewards.functions import FunctionReward
+from stages.rewards.learned import LearnedReward
 from stages.rewards.rewards import Rewards
 from stages.training.gold import gold_accuracy
 from stages.training.preferences import load_preferences
@@ -32,21 +34,22 @@ def main(run: Stage) -> None:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
-    def rewards(weights: dict[str, float]) -> Rewards:
-        return Rewards.from_config(
-            weights, run.config.data.verifier, tokenizer, run.input("reward_model") / "model",
-            bf16=settings.bf16, device=accelerator.device,
+    def learned() -> LearnedReward:
+        return LearnedReward(
+            run.input("reward_model") / "model", bf16=settings.bf16, device=accelerator.device,
+            trust_remote_code=base.trust_remote_code,
         )  # fmt: skip
 
+    verifier = run.config.data.verifier
     parts = Parts(
         policy=add_adapter(model, run.config.model).to(accelerator.device),
         eos_token_ids=base.stop_token_ids,
         sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
-        build_rewards=lambda: rewards(dict(config.rewards)),
+        build_rewards=lambda: Rewards.from_config(dict(config.rewards), verifier, tokenizer, learned),
     )
     rows = load_preferences(run, settings, accelerator)[0] if kind.offline else load_rows(run, "prompt")
-    held_out = load_rows(run, "prompt_test")[: run.config.run.eval_prompts]
-    judge = rewards({})
+    held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
+    judge = FunctionReward(verifier, tokenizer) if verifier else None
     max_new_tokens = run.config.data.preference.sampling.max_new_tokens
     algorithm = kind(settings, parts)
 

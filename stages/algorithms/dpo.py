@@ -13,14 +13,13 @@ from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
 from stages.algorithms.pairs import preference_pairs
 from stages.algorithms.parts import Parts
-from stages.config.schema import TrainingSettings
+from stages.config.schema import OfflineSettings
 from stages.models.logprobs import completion_logprobs
 
 
-class Settings(TrainingSettings):
+class Settings(OfflineSettings):
     """DPO's own knobs; meanings and sources in conf/rl/dpo.yaml."""
 
-    rewards: dict[str, float] = Field(max_length=0)
     beta: float = Field(gt=0)
     loss: dict[str, Any]
 

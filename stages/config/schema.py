@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # Those of transformers' schedules that need nothing but a number of steps.
 SchedulerName = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -34,12 +34,27 @@ class TrainingSettings(Settings):
     bf16: bool
     gradient_checkpointing: bool
     eval_steps: int = Field(ge=0)
+    max_eval_samples: int | None = Field(ge=1)
+    logging_steps: int = Field(ge=1)
 
 
 class RewardModelSettings(TrainingSettings):
     """The `reward_model` section."""
 
     kind: Literal["head", "likelihood"]
+
+
+class OfflineSettings(TrainingSettings):
+    """What every algorithm that learns from ready completions shares."""
+
+    rewards: dict[str, float]
+
+    @field_validator("rewards")
+    @classmethod
+    def _no_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
+        if rewards:
+            raise ValueError("this algorithm learns from preferences and takes no rewards; write rewards: {}")
+        return rewards
 
 
 class OnlineSettings(TrainingSettings):
@@ -70,7 +85,5 @@ class RunSettings(Settings):
     """The `run` section: how a stage runs, never what comes out of it."""
 
     save_steps: int = Field(ge=1)
-    logging_steps: int = Field(ge=1)
-    eval_prompts: int = Field(ge=0)
     inputs: dict[str, str]
     check_space: bool

@@ -103,7 +103,9 @@ def read(config: DictConfig, section: str, shape: type[S]) -> S:
             raise UserError(f"params.yaml: unknown key '{key}'{nearest(path[-1], known)}") from error
         if first["type"] == "missing":
             raise UserError(f"params.yaml: '{key}.{first['loc'][-1]}' is missing") from error
-        raise UserError(f"params.yaml: {key}: {first['msg']} (it is {first['input']!r})") from error
+        raise UserError(
+            f"params.yaml: {key}: {first['msg'].removeprefix('Value error, ')} (it is {first['input']!r})"
+        ) from error
 
 
 def _existing(location: tuple[int | str, ...], values: Any) -> Iterator[int | str]:

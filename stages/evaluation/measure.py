@@ -17,7 +17,8 @@ from stages.losses.kl import k1
 from stages.models.load import load_model
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
 from stages.packing import Tree
-from stages.rollout.sampler import Rollout, Sampler
+from stages.rollout.rollout import Rollout
+from stages.rollout.sampler import Sampler
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ class LikelihoodReward(RewardModel):
         return cls(add_adapter(model, settings))
 
     @classmethod
-    def load(cls, folder: str | Path) -> LikelihoodReward:
-        return cls(load_model(folder))
+    def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> LikelihoodReward:
+        return cls(load_model(folder, trust_remote_code=trust_remote_code))
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
         """One log-likelihood per completion, in nats."""

@@ -48,15 +48,18 @@ class RewardModel(nn.Module):
         return cls(add_adapter(model, settings, head=HEAD))
 
     @classmethod
-    def load(cls, folder: str | Path) -> RewardModel:
+    def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
         """The weights that a reward_model stage wrote."""
-        return cls(load_model(folder, AutoModelForSequenceClassification, num_labels=1))
+        kind = AutoModelForSequenceClassification
+        return cls(load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> RewardModel:
+    def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
         """A trained one, frozen."""
-        reward_model = cls.load(folder).eval().requires_grad_(False)
-        config = AutoConfig.from_pretrained(folder)  # an adapter's base knows nothing of its normalisation
+        reward_model = cls.load(folder, trust_remote_code=trust_remote_code).eval().requires_grad_(False)
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code
+        )  # an adapter's base knows nothing of its normalisation
         reward_model.model.config.reward_mean = config.reward_mean
         reward_model.model.config.reward_std = config.reward_std
         return reward_model

@@ -12,6 +12,7 @@ from stages.models.reward import RewardModel
 REWARD_MODELS: dict[str, type[RewardModel]] = {kind.kind: kind for kind in (RewardModel, LikelihoodReward)}
 
 
-def load_reward_model(folder: str | Path) -> RewardModel:
+def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
     """A trained reward model, frozen, of the kind that its own config.json names."""
-    return REWARD_MODELS[AutoConfig.from_pretrained(folder).reward_kind].from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return REWARD_MODELS[config.reward_kind].from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -14,8 +14,15 @@ from stages.packing import Tree
 class LearnedReward:
     """Scores token trees, so that nothing is decoded and tokenized again. Runs in bf16 autocast where `bf16`."""
 
-    def __init__(self, folder: str | Path, *, bf16: bool = False, device: torch.device | str = "cpu") -> None:
-        self.model = load_reward_model(folder).to(device)
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        bf16: bool = False,
+        device: torch.device | str = "cpu",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model = load_reward_model(folder, trust_remote_code=trust_remote_code).to(device)
         self.bf16 = bf16
 
     def __call__(self, trees: Sequence[Tree]) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -37,12 +36,9 @@ class RewardBatch(NamedTuple):
 class Rewards:
     """The weighted sum of rewards by name: `reward_model`, `verifier` (data.verifier), `module:function`."""
 
-    def __init__(
-        self, sources: Mapping[str, Reward], weights: Mapping[str, float], verifier: Reward | None
-    ) -> None:
+    def __init__(self, sources: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
         self.sources = sources
         self.weights = weights
-        self.verifier = verifier
 
     @classmethod
     def from_config(
@@ -50,26 +46,22 @@ class Rewards:
         weights: Mapping[str, float],
         verifier: str | None,
         tokenizer: PreTrainedTokenizerBase,
-        reward_model_dir: Path,
-        *,
-        bf16: bool = False,
-        device: torch.device | str = "cpu",
+        load_learned: Callable[[], LearnedReward],
     ) -> Rewards:
-        """Build what has a weight other than 0. The reward model is loaded only if it is among them."""
-        judge = FunctionReward(verifier, tokenizer) if verifier else None
+        """Build what has a weight other than 0; `load_learned` is called only if the reward model is among them."""
 
         def build(name: str) -> Reward:
             if name == REWARD_MODEL:
-                learned = LearnedReward(reward_model_dir, bf16=bf16, device=device)
+                learned = load_learned()
                 return lambda _examples, trees: learned(trees)
             if name == VERIFIER:
-                if judge is None:
+                if verifier is None:
                     raise UserError("the reward 'verifier' has a weight, but data.verifier is null")
-                return judge
+                return FunctionReward(verifier, tokenizer)
             return FunctionReward(name, tokenizer)
 
         used = {name: float(weight) for name, weight in weights.items() if weight != 0}
-        return cls({name: build(name) for name in used}, used, judge)
+        return cls({name: build(name) for name in used}, used)
 
     def __call__(self, examples: Sequence[Example], trees: Sequence[Tree]) -> RewardBatch:
         """Score every completion; `examples[i]` belongs to `trees[i]`."""
@@ -78,10 +70,6 @@ class Rewards:
         for name, part in parts.items():
             total += self.weights[name] * part.nan_to_num(nan=0.0)
         return RewardBatch(total, parts)
-
-    def gold(self, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"] | None:
-        """1 or 0 per completion by the data's verifier, whether or not it has a weight; None without one."""
-        return None if self.verifier is None else gold(self.verifier, examples, trees)
 
 
 def gold(verifier: Reward, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"]:

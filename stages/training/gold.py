@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.data.examples import Example
-from stages.rewards.rewards import Rewards
+from stages.rewards.rewards import Reward, gold
 from stages.rollout.sampler import Sampler
 
 
 def gold_accuracy(
-    sampler: Sampler, examples: Sequence[Example], rewards: Rewards, max_new_tokens: int
+    sampler: Sampler, examples: Sequence[Example], verifier: Reward | None, max_new_tokens: int
 ) -> dict[str, float]:
     """Share of greedy answers that the verifier accepts; nothing where there is no verifier.
 
     A training reward can be gamed: this is the number that says whether RL helps.
     """
-    if rewards.verifier is None or not examples:
+    if verifier is None or not examples:
         return {}
     prompts = [example.tree.prompt.input_ids for example in examples]
     rollouts = sampler.sample(prompts, 1, max_new_tokens, temperature=0.0)
-    gold = rewards.gold(examples, [rollout.tree for rollout in rollouts])
-    return {} if gold is None else {"eval/gold_accuracy": float(gold.mean())}
+    right = gold(verifier, examples, [rollout.tree for rollout in rollouts])
+    return {"eval/gold_accuracy": float(right.mean())}

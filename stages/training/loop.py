@@ -37,11 +37,10 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where and how often, none of which changes what comes out."""
+    """The seed, and where and how often progress is kept."""
 
     seed: int
     save_steps: int
-    logging_steps: int
     checkpoints: Path
 
 
@@ -76,7 +75,7 @@ def train(
         results, tokens = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, step)
         scheduler.step()
         metrics = _metrics(results, algorithm) | {"train/learning_rate": rate} | _speed(tokens, began)
-        if (step + 1) % schedule.logging_steps == 0 or step + 1 == steps:
+        if (step + 1) % settings.logging_steps == 0 or step + 1 == steps:
             tracker.log(metrics, step + 1)
             progress.set_postfix(_headline(metrics))
         if step + 1 == steps or (settings.eval_steps and (step + 1) % settings.eval_steps == 0):

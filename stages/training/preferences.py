@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,8 @@ from stages.data.examples import Example
 from stages.data.settings import SamplingSettings
 from stages.data.tokenizers import load_tokenizer
 from stages.models.load import load_model
-from stages.rewards.rewards import Rewards
+from stages.rewards.functions import FunctionReward
+from stages.rewards.rewards import gold
 from stages.rollout.preferences import rank_samples
 from stages.rollout.sampler import Sampler
 from stages.training.order import seed_step
@@ -34,7 +35,8 @@ def load_preferences(
 
     Every process samples the same, from the same seed, so that the data need not be sent around.
     """
-    rows, held_out = load_rows(run, "preference"), load_rows(run, "preference_test")
+    rows = load_rows(run, "preference")
+    held_out = load_rows(run, "preference_test", settings.max_eval_samples)
     if any(example.scores is None for example in rows):
         rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
     if not rows:
@@ -49,22 +51,21 @@ def _sample(
 ) -> list[list[Example]]:
     base = read_base_model(run.input("prepare"))
     tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
-    judge = Rewards.from_config({}, run.config.data.verifier, tokenizer, run.output)
-    if judge.verifier is None:
+    if not run.config.data.verifier:
         raise UserError(
             "data.preference has rows without preferences: set data.verifier, which ranks samples"
         )
+    verifier = FunctionReward(run.config.data.verifier, tokenizer)
     model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code).to(
         accelerator.device
     )
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
     log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))
-    gold = cast("Callable[..., torch.Tensor]", judge.gold)  # never None: there is a verifier
     ranked = []
     for number, examples in enumerate(sets):
         seed_step(run.config.seed, number, 0)
-        ranked.append(rank_samples(examples, sampler, sampling, gold))
+        ranked.append(rank_samples(examples, sampler, sampling, partial(gold, verifier)))
     log.info(
         "%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets))
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
+from stages.config.errors import UserError
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
@@ -20,9 +21,16 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """Accelerate as the launch says, in the precision that the config says."""
+    """Accelerate as the launch says, in the precision that the config says. Raises UserError where a step's examples
+    cannot be shared out evenly."""
     _keep_freed_memory()
-    return Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    if settings.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"params.yaml: batch_size {settings.batch_size} cannot be shared out over {accelerator.num_processes} "
+            f"processes; it must be a multiple of {accelerator.num_processes}"
+        )
+    return accelerator
 
 
 def _keep_freed_memory() -> None:
@@ -39,17 +47,15 @@ def run_training(
     accelerator: Accelerator, evaluate: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
     """Train with this stage's checkpoints, tracker and seed."""
-    schedule = Schedule(
-        run.config.seed, run.config.run.save_steps, run.config.run.logging_steps, run.checkpoint_dir
-    )
+    schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir)
     train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
     accelerator.wait_for_everyone()
 
 
-def load_rows(run: Stage, name: str) -> list[Example]:
-    """A file of prepare's examples, with its digest logged."""
+def load_rows(run: Stage, name: str, limit: int | None = None) -> list[Example]:
+    """A file of prepare's examples, or the first `limit` of them, with the file's digest logged."""
     path = run.input("prepare") / f"{name}.jsonl"
-    examples = read_examples(path)
+    examples = read_examples(path)[:limit]
     run.tracker.log_dataset(name, file_digest(path), len(examples))
     return examples
 

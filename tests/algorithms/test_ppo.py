@@ -10,7 +10,8 @@ import torch
 import stages.algorithms.ppo
 from stages.algorithms.ppo import PPO
 from stages.models.load import add_adapter
-from stages.rollout.sampler import Rollout, Sampler
+from stages.rollout.rollout import Rollout
+from stages.rollout.sampler import Sampler
 from tests.algorithms.tiny import (
     Ranks,
     Replay,

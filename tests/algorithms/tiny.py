@@ -24,14 +24,15 @@ from stages.data.examples import Example
 from stages.models.reward import RewardModel
 from stages.packing import Tree
 from stages.rewards.rewards import Rewards
-from stages.rollout.sampler import Rollout, Sampler
+from stages.rollout.rollout import Rollout
+from stages.rollout.sampler import Sampler
 from tests.models.tiny import EOS, SHAPE, tiny_llama, tree
 
 TRAINING: dict[str, Any] = {
     "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_ratio": 0.25, "weight_decay": 0.01,
     "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "num_train_epochs": 1,
     "max_steps": -1, "batch_size": 4, "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False,
-    "eval_steps": 0,
+    "eval_steps": 0, "max_eval_samples": None, "logging_steps": 1,
 }  # fmt: skip
 ONLINE = TRAINING | {
     "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7,
@@ -70,9 +71,7 @@ def parts_of(
     policy: nn.Module, reward: Callable = low_tokens, eos: Sequence[int] = (EOS, 3, 4, 5, 6)
 ) -> Parts:
     """Several end tokens, so that some completions of few tokens end by themselves."""
-    return Parts(
-        policy, list(eos), torch.float32, lambda: Rewards({"verifier": reward}, {"verifier": 1.0}, reward)
-    )
+    return Parts(policy, list(eos), torch.float32, lambda: Rewards({"verifier": reward}, {"verifier": 1.0}))
 
 
 def tiny_reward_model(seed: int = 0) -> RewardModel:

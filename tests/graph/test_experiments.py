@@ -35,7 +35,10 @@ def test_a_queued_grid_gives_each_point_its_own_result(project: Project) -> None
 
 def test_a_sweep_runs_each_job_in_its_own_folder_and_leaves_what_dvc_tracks(project: Project) -> None:
     before = project.metrics("rl"), project.metrics("evaluate")
-    project.python("-m", "stages.rl", "-m", "rl.ppo.kl_coef=0.02,2.0", "tracking.enabled=true")
+    printed = project.python("-m", "stages.rl", "-m", "rl.ppo.kl_coef=0.02,2.0", "tracking.enabled=true")
+    assert all(
+        text in printed for text in ("rl.ppo.kl_coef=0.02", "rl.ppo.kl_coef=2.0", "Gold accuracy", "make ui")
+    )
     jobs = sorted((project.root / "multirun").glob("*/*/[0-9]"))
     assert [sorted(path.name for path in job.iterdir() if path.is_dir()) for job in jobs] == [
         ["evaluate", "rl"]

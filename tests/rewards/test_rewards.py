@@ -15,7 +15,8 @@ from stages.data.examples import Example
 from stages.packing import Node, Tree
 from stages.rewards.check import check_columns, check_rewards
 from stages.rewards.functions import FunctionReward
-from stages.rewards.rewards import Rewards
+from stages.rewards.learned import LearnedReward
+from stages.rewards.rewards import Rewards, gold
 
 MODULE = """
 def length(completions, **columns):
@@ -49,6 +50,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
 
 
+def no_reward_model() -> LearnedReward:
+    raise AssertionError("a reward model without a weight is not to be loaded")
+
+
 def tree(*completions: list[int]) -> Tree:
     return Tree(Node([1], [False]), [Node(ids, [True] * len(ids)) for ids in completions])
 
@@ -58,9 +63,9 @@ TREES = [tree([1, 0], [2, 0]), tree([1, 2, 0])]  # "1", "2" for the first prompt
 
 
 @pytest.mark.usefixtures("own")
-def test_the_weighted_sum_and_its_parts(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_the_weighted_sum_and_its_parts(tokenizer: PreTrainedTokenizerFast) -> None:
     weights = {"verifier": 2.0, "own_rewards:length": 0.5, "own_rewards:sometimes": 1.0, "reward_model": 0.0}
-    rewards = Rewards.from_config(weights, "numeric", tokenizer, tmp_path)
+    rewards = Rewards.from_config(weights, "numeric", tokenizer, no_reward_model)
     batch = rewards(EXAMPLES, TREES)
     assert batch.parts["verifier"].tolist() == [1.0, 0.0, 1.0]
     assert batch.parts["own_rewards:length"].tolist() == [1.0, 1.0, 2.0]
@@ -72,11 +77,8 @@ def test_the_weighted_sum_and_its_parts(tokenizer: PreTrainedTokenizerFast, tmp_
     }  # fmt: skip
 
 
-def test_gold_needs_full_marks_and_no_weight(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    rewards = Rewards.from_config({}, "exact", tokenizer, tmp_path)
-    gold = rewards.gold(EXAMPLES, TREES)
-    assert gold is not None and gold.tolist() == [1.0, 0.0, 0.0]
-    assert Rewards.from_config({}, None, tokenizer, tmp_path).gold(EXAMPLES, TREES) is None
+def test_gold_needs_full_marks(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert gold(FunctionReward("exact", tokenizer), EXAMPLES, TREES).tolist() == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.usefixtures("own")

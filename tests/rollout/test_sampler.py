@@ -4,9 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
 from stages.rollout.sampler import Sampler
 from stages.rollout.sampling import draw
+from tests.models.test_fallback import CONFIGS as FALLBACK
 from tests.models.test_trees import CONFIGS
 
 PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41, 42, 43, 44, 45], [1, 8, 8], [1, 13, 60]]
@@ -39,6 +41,27 @@ def test_logprobs_equal_the_training_forward(name: str):
     )
     torch.testing.assert_close(scored.logprobs[scored.mask], sampled, rtol=1e-4, atol=1e-5)
     assert [len(rollout.tree.completions) for rollout in rollouts] == [3] * 5
+
+
+@pytest.mark.parametrize("name", FALLBACK)
+def test_a_model_without_a_key_value_cache_is_sampled_by_generate(name: str):
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(FALLBACK[name]).eval()
+    probe(model)
+    greedy = Sampler(model, [2, 50]).sample(PROMPTS, 1, 8, temperature=0.0)
+    for prompt, rollout in zip(PROMPTS, greedy, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=[2, 50]
+        )
+        assert rollout.tree.completions[0].input_ids == expected[0, len(prompt) :].tolist()
+    rollouts = Sampler(model, list(range(20))).sample(PROMPTS, 4, 6, temperature=0.6)
+    scored = completion_logprobs(model, [rollout.tree for rollout in rollouts], temperature=0.6)
+    sampled = [value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs]
+    torch.testing.assert_close(scored.logprobs[scored.mask], torch.tensor(sampled), rtol=1e-4, atol=1e-5)
+    lengths = {len(node.input_ids) for rollout in rollouts for node in rollout.tree.completions}
+    assert [len(rollout.tree.completions) for rollout in rollouts] == [4] * 5 and min(lengths) < max(
+        lengths
+    ) <= 6
 
 
 def test_end_tokens_end_a_row_and_are_kept():

@@ -38,6 +38,6 @@ def run(
 ) -> Memory:  # fmt: skip
     """Train to the end, or as far as `evaluate` lets it; returns what was logged."""
     memory = Memory()
-    schedule = Schedule(seed=3, save_steps=save_steps, logging_steps=1, checkpoints=folder)
+    schedule = Schedule(seed=3, save_steps=save_steps, checkpoints=folder)
     train(algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]), evaluate)
     return memory

@@ -1,0 +1,82 @@
+"""Sampling through transformers' own `generate`, for models whose state is no key/value cache (Mamba, RWKV)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from stages.packing import Node, Tree
+from stages.rollout.rollout import Rollout
+
+
+class _Recorder(LogitsProcessor):
+    """Divides the logits by the temperature, and keeps the log-probability of each token that was drawn."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self.last: Tensor | None = None  # of the step whose token is not known yet
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        self.record(input_ids)
+        scores = scores.float() / (self.temperature or 1.0)
+        self.last = scores.log_softmax(-1)
+        return scores
+
+    def record(self, input_ids: Int[Tensor, "rows seq"]) -> None:
+        if self.last is not None:
+            self.logprobs.append(self.last.gather(-1, input_ids[:, -1:]))
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    num_generations: int,
+    max_new_tokens: int,
+    temperature: float,
+    eos_token_ids: frozenset[int],
+) -> list[Rollout]:
+    """As `Sampler.sample`. Prompts of one length share a call, so nothing is padded: not every model's state skips
+    padding."""
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        lengths[len(prompt)].append(index)
+    config = GenerationConfig(
+        do_sample=temperature > 0, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(eos_token_ids), pad_token_id=min(eos_token_ids),
+    )  # fmt: skip
+    found: dict[int, Rollout] = {}
+    for members in lengths.values():
+        ids = torch.tensor([prompts[index] for index in members for _ in range(num_generations)])
+        recorder = _Recorder(temperature)
+        ids = model.generate(
+            ids.to(model.device), generation_config=config, logits_processor=LogitsProcessorList([recorder])
+        )
+        recorder.record(ids)
+        logprobs = torch.cat(recorder.logprobs, 1)
+        for number, index in enumerate(members):
+            rows = slice(number * num_generations, (number + 1) * num_generations)
+            found[index] = _rollout(prompts[index], ids[rows], logprobs[rows], eos_token_ids)
+    return [found[index] for index in range(len(prompts))]
+
+
+def _rollout(
+    prompt: list[int],
+    ids: Int[Tensor, "rows seq"],
+    logprobs: Float[Tensor, "rows new"],
+    stops: frozenset[int],
+) -> Rollout:
+    """Each row up to its first end token."""
+    nodes, kept, finished = [], [], []
+    for row, values in zip(ids[:, len(prompt) :].tolist(), logprobs.tolist(), strict=True):
+        end = next((index + 1 for index, token in enumerate(row) if token in stops), len(row))
+        nodes.append(Node(row[:end], [True] * end))
+        kept.append(values[:end])
+        finished.append(row[end - 1] in stops)
+    return Rollout(Tree(Node(prompt, [False] * len(prompt)), nodes), kept, finished)

@@ -57,9 +57,8 @@ class RewardModel(nn.Module):
     def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
         """A trained one, frozen."""
         reward_model = cls.load(folder, trust_remote_code=trust_remote_code).eval().requires_grad_(False)
-        config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code
-        )  # an adapter's base knows nothing of its normalisation
+        # an adapter's base knows nothing of its normalisation
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         reward_model.model.config.reward_mean = config.reward_mean
         reward_model.model.config.reward_std = config.reward_std
         return reward_model

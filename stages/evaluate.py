@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 
 from stages.config.errors import UserError
 from stages.data.base_model import read_base_model
+from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
@@ -78,7 +78,7 @@ def write(run: Stage, metrics: Metrics, prompts: Sequence[Example], answers: dic
     for name, numbers in metrics.items():
         run.tracker.log_summary({f"eval/{name}/{key}": number["mean"] for key, number in numbers.items()})
     held = run.input("prepare") / "prompt_test.jsonl"
-    run.tracker.log_dataset("prompt_test", digest(held), len(prompts))
+    run.tracker.log_dataset("prompt_test", file_digest(held), len(prompts))
     run.tracker.log_table("samples", samples)
     run.tracker.log_artifact(run.output / "report.html")
 
@@ -138,12 +138,6 @@ def facts(config: DictConfig, prompts: int) -> dict[str, str]:
     model = config.model.path or "SmolLM2-135M-Instruct"
     named = {"model": str(model), "algorithm": config.rl.algo, "seed": str(config.seed)}
     return named | {"verifier": config.data.verifier or "none", "held-out prompts": str(prompts)}
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stages.config.errors import UserError
+from stages.data.digest import file_digest
 from stages.data.embedded import embedded_weights, load_embedded_tokenizer
 from stages.data.tokenizers import eos_token_ids, load_tokenizer, stop_token_ids
 
@@ -49,7 +50,9 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
     if settings.path is None:
         tokenizer = load_embedded_tokenizer()
         stops = sorted(eos_token_ids(tokenizer))
-        return BaseModel(EMBEDDED_FOLDER, None, _file_hash(embedded_weights()), True, False, stops), tokenizer
+        return BaseModel(
+            EMBEDDED_FOLDER, None, file_digest(embedded_weights()), True, False, stops
+        ), tokenizer
     path, trust = check_location(settings.path), settings.trust_remote_code
     config = _check_config(path, settings.revision, trust)
     try:
@@ -119,13 +122,8 @@ def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> P
 def _folder_hash(folder: Path) -> str:
     kinds = {".json", ".safetensors", ".jinja", ".model"}
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
-    lines = [f"{_file_hash(path)}  {path.name}\n" for path in files]
+    lines = [f"{file_digest(path)}  {path.name}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

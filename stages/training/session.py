@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
 from stages.config.errors import UserError
 from stages.config.schema import TrainingSettings
+from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
 from stages.workspace import Stage
@@ -58,8 +57,3 @@ def load_rows(run: Stage, name: str, limit: int | None = None) -> list[Example]:
     examples = read_examples(path)[:limit]
     run.tracker.log_dataset(name, file_digest(path), len(examples))
     return examples
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,6 +96,21 @@ def test_bad_rows_are_dropped_on_request(model: Path, tmp_path: Path) -> None:
     assert report["preference"]["dropped"] == {"chosen is equal to rejected": 1}
 
 
+def test_labels_that_make_no_pair_are_dropped_and_counted(model: Path, tmp_path: Path) -> None:
+    labels = [*(("p", label) for label in (1, 0)), *((f"q{i}", label) for i in range(3) for label in (1, 0))]
+    labels += [("lone", 1), ("good", 1), ("good", 1), ("bad", 0)]
+    rows = [{"prompt": p, "completion": f"c{i}", "label": label} for i, (p, label) in enumerate(labels)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", pairs())
+    report = run(
+        model, tmp_path / "out", rows, *(f"data.{role}.path={prompts}" for role in ("sft", "prompt"))
+    )
+    preference = report["preference"]
+    assert preference["dropped"] == {"labels of one kind only for the prompt": 3}
+    assert (preference["read"], preference["kept"], preference["grouped"]) == (12, 4, 5)
+    scores = [example.scores for example in read_examples(tmp_path / "out" / "preference.jsonl")]
+    assert scores == [[1.0, 0.0]] * 2
+
+
 def test_generated_problems_and_their_verifier(model: Path, tmp_path: Path) -> None:
     own = [f"data.{role}.size=20" for role in ("sft", "preference", "prompt")]
     (tmp_path / "out").mkdir()

@@ -21,7 +21,7 @@ from stages.data.formats import Format, detect, parse
 from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
 from stages.data.records import BadRow, LeftOut, Record, Row
-from stages.data.roles import TAKE, group_unpaired
+from stages.data.roles import TAKE, check_labels, group_unpaired
 from stages.data.settings import DataSettings, RoleSettings
 from stages.data.sources import describe, read_rows
 
@@ -101,7 +101,7 @@ def _recognised(dataset: Dataset, known: Format, record: Record, row: Row) -> No
 
 
 def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
-    """Labels of one prompt together; a prompt without completions once."""
+    """Labels of one prompt together, where there are both kinds; a prompt without completions once."""
     grouped = group_unpaired(records)
     dataset.grouped = len(records) - len(grouped)
     seen: set[str] = set()
@@ -112,7 +112,10 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
             dataset.dropped["prompt seen before"] += 1
             continue
         seen.add(key)
-        unique.append(record)
+        try:
+            unique.append(check_labels(record))
+        except LeftOut as error:
+            dataset.leave_out(error, record.where)
     return unique
 
 

@@ -31,21 +31,17 @@ def as_sft(record: Record) -> Record:
 def as_preference(record: Record) -> Record:
     """Completions with scores; or a prompt, with or without a demonstration, to which samples are still to be added.
 
-    Equal responses are kept once. Raises LeftOut where all are equally good, BadRow on text without a prompt.
+    Raises LeftOut where all are equally good, BadRow on text without a prompt.
     """
     if not record.prompt and record.scores is None:
         detail = (
             "preference needs a prompt with chosen and rejected, ranked or labelled completions, or none yet"
         )
         raise BadRow("no prompt", detail)
+    # A lone label says something only beside others of its prompt, which group_unpaired puts together.
     if record.scores is None or len(record.completions) == 1:
         return record
-    first = {str(text): index for index, text in reversed(list(enumerate(record.completions)))}
-    kept = sorted(first.values())
-    scores = [record.scores[index] for index in kept]
-    if len(set(scores)) < 2:
-        raise LeftOut("all responses are ranked equal")
-    return replace(record, completions=[record.completions[index] for index in kept], scores=scores)
+    return _compared(record, "all responses are ranked equal")
 
 
 def as_prompt(record: Record) -> Record:
@@ -70,6 +66,21 @@ def group_unpaired(records: list[Record]) -> list[Record]:
         labelled = record.scores is not None and len(record.completions) == 1
         groups[str(record.prompt) if labelled else f"row {index}"].append(record)
     return [_joined(group) for group in groups.values()]
+
+
+def check_labels(record: Record) -> Record:
+    """A record of `group_unpaired`, each response once. Raises LeftOut where its labels cannot make a pair."""
+    return record if record.scores is None else _compared(record, "labels of one kind only for the prompt")
+
+
+def _compared(record: Record, tie: str) -> Record:
+    """Each response once, the first that is equal to others. Raises LeftOut for `tie` where all score alike."""
+    first = {str(text): index for index, text in reversed(list(enumerate(record.completions)))}
+    kept = sorted(first.values())
+    scores = [(record.scores or [])[index] for index in kept]
+    if len(set(scores)) < 2:
+        raise LeftOut(tie)
+    return replace(record, completions=[record.completions[index] for index in kept], scores=scores)
 
 
 def _joined(group: list[Record]) -> Record:

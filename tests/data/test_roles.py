@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stages.data.records import BadRow, LeftOut, Message, Record
-from stages.data.roles import as_preference, as_prompt, as_sft, group_unpaired
+from stages.data.roles import as_preference, as_prompt, as_sft, check_labels, group_unpaired
 
 PAIR = Record(
     "p", ["good", "bad"], [1.0, 0.0], columns={"source": "web"}, used={"chosen": "good", "rejected": "bad"}
@@ -68,3 +68,15 @@ def test_labels_of_one_prompt_are_put_together() -> None:
         ("p", [], None),
         ("p", ["good", "bad"], [1.0, 0.0]),
     ]
+
+
+def test_labels_make_pairs_only_where_there_are_both_kinds() -> None:
+    for record in (PAIR, RANKING, PROMPT, DEMONSTRATION):
+        assert check_labels(record) == record
+    for scores in ([1.0], [0.0], [1.0, 1.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(LeftOut, match="labels of one kind only"):
+            check_labels(Record("p", ["a", "b", "c"][: len(scores)], scores))
+    assert check_labels(Record("p", ["a", "b", "b"], [1.0, 0.0, 0.0])).completions == ["a", "b"]
+    # One response that is called both cannot differ from itself.
+    with pytest.raises(LeftOut, match="labels of one kind only"):
+        check_labels(Record("p", ["a", "a"], [1.0, 0.0]))

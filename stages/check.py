@@ -6,8 +6,10 @@ checks the data in the same way before it writes.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -67,8 +69,14 @@ def check_model(config: DictConfig) -> None:
     """The model is there, and it is what prepare saw: DVC does not watch a folder outside the project."""
     if config.model.path is not None:
         check_location(config.model.path)
-        if (ROOT / "data" / "prepare" / "model.json").exists():
-            read_base_model(ROOT / "data" / "prepare")
+        prepared = ROOT / "data" / "prepare"
+        # Of another model prepare makes its own check: it runs again.
+        if _recorded_path(prepared / "model.json") == config.model.path:
+            read_base_model(prepared)
+
+
+def _recorded_path(file: Path) -> str | None:
+    return json.loads(file.read_text())["path"] if file.exists() else None
 
 
 def main() -> None:

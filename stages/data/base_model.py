@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class BaseModel:
     """What data/prepare/model.json says.
 
-    path: a folder or a hub id, for `from_pretrained`; in the file, the embedded model's is relative to it.
+    path: a folder or a hub id, as the config has it, so that the file is the same on every machine; the embedded
+        model's is seen from the file. `read_base_model` makes it one that `from_pretrained` takes.
     revision: a hub model's commit. sha256: of the embedded GGUF file, or of a local folder's files.
     stop_token_ids: tokens that end a completion.
     """
@@ -38,7 +39,11 @@ class BaseModel:
 
     def check_unchanged(self) -> None:
         """Raise UserError where a local folder is no longer what prepare saw. DVC watches paths of the project only."""
-        if not self.embedded and self.sha256 is not None and _folder_hash(Path(self.path)) != self.sha256:
+        if self.embedded or self.sha256 is None:
+            return
+        if not Path(self.path).is_dir():
+            raise UserError(f"model.path: there is no model folder {self.path}")
+        if _folder_hash(Path(self.path)) != self.sha256:
             raise UserError(
                 f"model.path: the content of {self.path} has changed since prepare ran: "
                 "`dvc repro --force prepare`, then `dvc repro`"
@@ -66,7 +71,7 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
     revision = None if local else getattr(config, "_commit_hash", None) or settings.revision
     sha256 = _folder_hash(Path(path)) if local else None
     stops = sorted(stop_token_ids(tokenizer, path, settings.revision))
-    return BaseModel(path, revision, sha256, False, trust, stops), tokenizer
+    return BaseModel(settings.path, revision, sha256, False, trust, stops), tokenizer
 
 
 def write_base_model(folder: Path, model: BaseModel) -> None:
@@ -120,7 +125,8 @@ def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> P
 
 
 def _folder_hash(folder: Path) -> str:
-    kinds = {".json", ".safetensors", ".jinja", ".model"}
+    # .txt: GPT-2's merges; .py: the code that trust_remote_code runs
+    kinds = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
     lines = [f"{file_digest(path)}  {path.name}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

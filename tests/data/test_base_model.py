@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import BertConfig, GenerationConfig, T5Config
 
 from stages.config.errors import UserError
+from stages.data import base_model
 from stages.data.base_model import BaseModel, find_base_model, read_base_model, write_base_model
 from stages.data.chat import ChatTemplate
 from stages.data.records import Message
@@ -34,6 +36,29 @@ def test_the_file_is_read_back_with_a_path_that_loads_from_anywhere(tmp_path: Pa
     write_base_model(tmp_path, BaseModel("model", None, "abc", True, False, [2]))
     assert json.loads((tmp_path / "model.json").read_text())["path"] == "model"
     assert read_base_model(tmp_path).path == str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "modeling_tiny.py"])
+def test_vocabulary_and_code_of_the_folder_are_hashed(tmp_path: Path, name: str) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    before = find_base_model(settings(folder))[0].sha256
+    (folder / name).write_text("# a change\n")
+    assert find_base_model(settings(folder))[0].sha256 != before
+
+
+def test_a_relative_path_is_written_as_it_is_and_seen_from_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """model.json is in DVC's cache: an absolute path in it would be wrong in another checkout."""
+    monkeypatch.setattr(base_model, "ROOT", tmp_path)
+    save_tiny_model(tmp_path / "models" / "tiny")
+    model, _ = find_base_model(settings("models/tiny"))
+    write_base_model(tmp_path, model)
+    assert json.loads((tmp_path / "model.json").read_text())["path"] == "models/tiny"
+    assert read_base_model(tmp_path).path == str(tmp_path / "models" / "tiny")
+    shutil.rmtree(tmp_path / "models")  # a name that could now be one on the hub
+    with pytest.raises(UserError, match="there is no model folder models/tiny"):
+        read_base_model(tmp_path)
 
 
 def test_models_that_are_not_there_or_cannot_be_trained(

@@ -64,9 +64,12 @@ class Store:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
     def log_table(self, run_id: str, event: dict[str, Any]) -> None:
-        """A table in the form of MLflow's log_table, which appends: sent twice, it doubles the rows."""
-        columns = list(event["rows"][0]) if event["rows"] else []
-        table = {"columns": columns, "data": [[row[name] for name in columns] for row in event["rows"]]}
+        """A table in the form of MLflow's log_table, which appends: sent twice, it doubles the rows.
+
+        Its columns are those of any row; where a row has none of a name, its cell is null.
+        """
+        columns = list(dict.fromkeys(name for row in event["rows"] for name in row))
+        table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in event["rows"]]}
         path = f"{event['name']}.json"
         self.client.log_text(run_id, json.dumps(table), path)
         known = json.loads(self.client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))

@@ -108,6 +108,24 @@ def test_a_second_delivery_changes_nothing(project: Path) -> None:
     assert len(client(project).load_table("1", "samples.json", [after.info.run_id])) == 1
 
 
+def test_rows_of_a_table_may_lack_a_column(project: Path) -> None:
+    """Not every prompt has an answer to show beside the models' own."""
+    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
+    tracker = Tracker([spool])
+    rows = [
+        {"prompt": "1 + 1", "sft": "2"},
+        {"prompt": "2 + 2", "answer": "4", "sft": "5"},
+        {"prompt": "3 + 3"},
+    ]
+    tracker.log_table("samples", rows)
+    tracker.finish()
+    assert deliver(spool.folder, Store(f"sqlite:///{project / 'mlflow.db'}", "treeline", project / ".spool"))
+    run = runs(project)["sft"].info.run_id
+    table = json.loads(Path(client(project).download_artifacts(run, "samples.json")).read_text())
+    assert table["columns"] == ["prompt", "sft", "answer"]
+    assert table["data"] == [["1 + 1", "2", None], ["2 + 2", "5", "4"], ["3 + 3", None, None]]
+
+
 def test_an_unreachable_server_costs_nothing_and_the_next_run_delivers(project: Path) -> None:
     unreachable = settings(uri=f"http://127.0.0.1:{closed_port()}", drain_timeout=0)
     tracker = start_tracker("sft", unreachable, project / "out")

@@ -14,8 +14,8 @@ from stages.evaluation.metrics import MODELS, Metrics
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
-    ("metrics", "dvc metrics show", "and `dvc metrics diff` against the last commit"),
-    ("curves", "dvc plots show", "opens in a browser; data/evaluate/curves.csv"),
+    ("metrics", ".venv/bin/dvc metrics show", "and `.venv/bin/dvc metrics diff` against the last commit"),
+    ("curves", ".venv/bin/dvc plots show --open", "needs the network; the report has the same curves"),
     ("report", "data/evaluate/report.html", "one page: numbers, curves, samples side by side"),
     ("samples", "data/evaluate/samples.md", ""),
     ("MLflow", "make ui", "every run with its values and metrics"),

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
 from stages.algorithms.pairs import preference_pairs
 from stages.algorithms.parts import Parts
 from stages.config.schema import OfflineSettings
+from stages.config.target import check_target
 from stages.models.logprobs import completion_logprobs
 
 
@@ -22,6 +23,12 @@ class Settings(OfflineSettings):
 
     beta: float = Field(gt=0)
     loss: dict[str, Any]
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_can_be_called(cls, loss: dict[str, Any]) -> dict[str, Any]:
+        check_target(loss, positional=2, keywords=["beta"])  # as `forward` calls it
+        return loss
 
 
 class DPO(Algorithm):

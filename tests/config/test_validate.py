@@ -73,6 +73,24 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rl.ppo.rewards", {"no.such.module:f": 1.0}, "no.such.module"),
     ("rl.dpo.rewards", {"verifier": 1.0}, "rl.dpo.rewards: "),
     ("data.verifier", "no.such.module:f", "no.such.module"),
+    (
+        "rl.dpo.loss._target_",
+        "stages.losses.preference.sigmod",
+        "rl.dpo.loss: stages.losses.preference has no function 'sigmod'; did you mean 'sigmoid'?",
+    ),
+    (
+        "rl.dpo.loss.label_smooting",
+        0.1,
+        "got an unexpected keyword argument 'label_smooting'; did you mean 'label_smoothing'?",
+    ),
+    ("rl.dpo.loss.beta", 0.1, "rl.dpo.loss: leave out 'beta' here"),
+    ("rl.dpo.loss._target_", "stages.losses.preference.bradley_terry", "cannot be called: "),
+    (
+        "rl.dpo.loss._target_",
+        "stages.losses.preferences.ipo",
+        "rl.dpo.loss: cannot import stages.losses.pref",
+    ),
+    ("rl.dpo.loss._target_", "ipo", "rl.dpo.loss: _target_ must name a function, as module.function"),
 ]
 
 
@@ -81,6 +99,12 @@ def test_refused(root: Path, key: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)) as error:
         check(root, key, value)
     assert "\n" not in str(error.value)
+
+
+def test_losses_with_settings_of_their_own_pass(root: Path) -> None:
+    loss = "stages.losses.preference"
+    check(root, "rl.dpo.loss", {"_target_": f"{loss}.sigmoid", "label_smoothing": 0.1})
+    check(root, "rl.dpo.loss", {"_target_": f"{loss}.ipo"})
 
 
 def test_an_empty_reward_of_an_algorithm_that_is_not_chosen_passes(root: Path) -> None:

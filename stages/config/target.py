@@ -1,0 +1,44 @@
+"""A function that the config names by `_target_`, with settings of its own beside it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from stages.data.nearest import nearest
+
+KEY = "_target_"
+
+
+def check_target(settings: Mapping[str, Any], positional: int, keywords: Sequence[str]) -> None:
+    """Raise ValueError where `_target_` names no function, or one that cannot be called with `settings` beside what
+    its caller gives: so many positional arguments, and these keywords."""
+    target = settings.get(KEY)
+    if not isinstance(target, str) or "." not in target:
+        raise ValueError(f"{KEY} must name a function, as module.function")
+    signature = inspect.signature(_find(*target.rsplit(".", 1)))
+    given = dict.fromkeys(keywords)
+    own = {name: value for name, value in settings.items() if name != KEY}
+    if twice := [name for name in own if name in given]:
+        raise ValueError(f"leave out '{twice[0]}' here: {target} gets the one outside")
+    free = [name for name in list(signature.parameters)[positional:] if name not in given]
+    try:
+        signature.bind(*[None] * positional, **given | own)
+    except TypeError as error:
+        unknown = [name for name in own if name not in free]
+        hint = nearest(unknown[0], free) if unknown and free else ""
+        raise ValueError(f"{target} cannot be called: {error}{hint}") from error
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        found = vars(import_module(module))
+    except Exception as error:  # a module of the user's own may raise anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot import {module}: {type(error).__name__}: {reason}") from error
+    if not callable(found.get(name)):
+        functions = [key for key, value in found.items() if inspect.isfunction(value)]
+        raise ValueError(f"{module} has no function '{name}'{nearest(name, functions)}")
+    return found[name]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import hydra
@@ -26,7 +27,7 @@ from stages.guard import DISPATCHER
 from stages.tracking.provenance import PARENT
 from stages.workspace import Stage, open_stage
 
-OVERRIDES = "overrides.json"
+JOB = "job.json"
 
 
 def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]:
@@ -88,26 +89,45 @@ def reported() -> Iterator[None]:
 
 
 def _run_job(stage: str, config: DictConfig) -> None:
-    """One job of a sweep: the stage and what follows it, each its own launch, all into the job's own folder."""
-    with reported():
-        validate(config)
+    """One job of a sweep: the stage and what follows it, each its own launch, all into the job's own folder.
+
+    A job that fails leaves word of it for the end of the sweep (stages/sweep.py): the others run all the same.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    overrides = list(HydraConfig.get().overrides.task)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / OVERRIDES).write_text(json.dumps(overrides) + "\n")  # what tells it from the other jobs
-    overrides.append(f"hydra.run.dir='{folder}'")
+    overrides = list(HydraConfig.get().overrides.task)
+    job = Job(folder, overrides)
+    job.save()
+    try:
+        validate(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        job.save(failed=stage)
+        return
+    overrides = [*overrides, f"hydra.run.dir='{folder}'"]
     for name in downstream(stage):
-        launch(name, overrides)
+        if launch(name, overrides):
+            job.save(failed=name)
+            return
         overrides.append(f"+run.inputs.{name}='{folder / name}'")
 
 
-def launch(stage: str, overrides: list[str]) -> None:
-    """Run a stage in processes of its own, as dvc.yaml does. Raises SystemExit with its code where it fails."""
+class Job(NamedTuple):
+    """A job's folder, and the values that tell it from the others of its sweep."""
+
+    folder: Path
+    overrides: list[str]
+
+    def save(self, failed: str | None = None) -> None:
+        """Write both, and the stage that failed, to where the end of the sweep looks for them."""
+        (self.folder / JOB).write_text(json.dumps({"overrides": self.overrides, "failed": failed}) + "\n")
+
+
+def launch(stage: str, overrides: list[str]) -> int:
+    """Run a stage in processes of its own, as dvc.yaml does; returns its exit code."""
     kind = os.environ.get("TREELINE_LAUNCH", "cpu")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
     command += ["--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", "1")]
     command += ["--config_file", str(CONF / "launch" / f"{kind}.yaml"), "-m", f"stages.{stage}", *overrides]
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
-    code = subprocess.run(command, env=environment, cwd=ROOT).returncode
-    if code:
-        raise SystemExit(code)
+    return subprocess.run(command, env=environment, cwd=ROOT).returncode

@@ -110,8 +110,11 @@ def make_judge(run: Stage, device: torch.device, trust_remote_code: bool) -> Jud
     verifier = FunctionReward(name, tokenizer) if name else None
     if not folder.exists():
         return Judge(tokenizer, verifier, None)
-    options = {"bf16": run.config.evaluate.bf16, "trust_remote_code": trust_remote_code}
-    return Judge(tokenizer, verifier, LearnedReward(folder, device=device, **options))
+    settings = run.config.evaluate
+    learned = LearnedReward(
+        folder, settings.max_tokens, bf16=settings.bf16, device=device, trust_remote_code=trust_remote_code
+    )
+    return Judge(tokenizer, verifier, learned)
 
 
 def held_out(path: Path, config: DictConfig) -> list[Example]:

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.data.answers import check_answers
 from stages.data.base_model import BaseModel, find_base_model, write_base_model
-from stages.data.dataset import load_dataset
+from stages.data.dataset import Dataset, load_dataset
 from stages.data.embedded import import_embedded
 from stages.data.encoder import Encoder
 from stages.data.examples import write_examples
 from stages.data.holdout import hold_out
+from stages.data.positions import check_length, max_positions
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
@@ -43,12 +44,15 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     """
     settings = DataSettings.model_validate(OmegaConf.to_container(config.data, resolve=True))
     model, tokenizer = find_base_model(config.model)
+    limit = max_positions(config.model)
+    check_length({"data.max_length": settings.max_length}, limit)
     encoder = Encoder(tokenizer, set(model.stop_token_ids), settings)
     datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
     for dataset in datasets:
         # Only where completions are sampled is there something to verify.
         sampled = [example for example in dataset.examples if not example.tree.completions]
         check_answers(dataset.role, settings.verifier, sampled)
+        _check_sampled_length(dataset, settings, limit)
     splits = hold_out(datasets, settings.test_size, config.seed)
 
     model = replace(model, stop_token_ids=sorted(encoder.stop_ids))
@@ -65,6 +69,13 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
         log.info("model: importing the embedded weights, about 20 seconds")
         import_embedded(output / model.path, tokenizer)
     return report
+
+
+def _check_sampled_length(dataset: Dataset, settings: DataSettings, limit: int | None) -> None:
+    if dataset.role == "preference" and any(example.scores is None for example in dataset.examples):
+        sampling = settings.preference.sampling
+        parts = {"data.max_prompt_length": settings.max_prompt_length}
+        check_length(parts | {"data.preference.sampling.max_new_tokens": sampling.max_new_tokens}, limit)
 
 
 def _describe_model(model: BaseModel, encoder: Encoder) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from stages.workspace import Stage
 def main(run: Stage) -> None:
     if not needs_reward_model(run.config):
         # Constant, so that under such an algorithm a change of this stage's settings re-runs nothing after it.
-        (run.output / "marker.json").write_text(json.dumps({"trained": False}) + "\n")
+        if run.is_main:
+            (run.output / "marker.json").write_text(json.dumps({"trained": False}) + "\n")
         return
     settings = read(run.config, "reward_model", RewardModelSettings)
     accelerator = make_accelerator(settings)
@@ -37,7 +38,7 @@ def main(run: Stage) -> None:
     sft = run.input("sft") / "model"
     reward_model = REWARD_MODELS[settings.kind].from_policy(sft, run.config.model)
     if settings.gradient_checkpointing:
-        reward_model.model.gradient_checkpointing_enable()
+        reward_model.model.activation_checkpointing_enable()
     algorithm = BradleyTerry(reward_model)
 
     run_training(

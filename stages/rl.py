@@ -32,11 +32,11 @@ def main(run: Stage) -> None:
     sft = run.input("sft") / "model"
     model = load_model(sft, trust_remote_code=base.trust_remote_code)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
 
     def learned() -> LearnedReward:
         return LearnedReward(
-            run.input("reward_model") / "model", bf16=settings.bf16, device=accelerator.device,
+            run.input("reward_model") / "model", settings.max_tokens, bf16=settings.bf16, device=accelerator.device,
             trust_remote_code=base.trust_remote_code,
         )  # fmt: skip
 
@@ -50,12 +50,11 @@ def main(run: Stage) -> None:
     rows = load_preferences(run, settings, accelerator)[0] if kind.offline else load_rows(run, "prompt")
     held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
     judge = FunctionReward(verifier, tokenizer) if verifier else None
-    max_new_tokens = run.config.data.preference.sampling.max_new_tokens
     algorithm = kind(settings, parts)
 
     run_training(
         run, algorithm, rows, settings, accelerator,
-        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, max_new_tokens),
+        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, settings.max_new_tokens),
     )  # fmt: skip
 
     if run.is_main:

@@ -24,7 +24,7 @@ def main(run: Stage) -> None:
     torch.manual_seed(run.config.seed)  # adapters start from random weights
     model = load_model(base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     algorithm = SFT(add_adapter(model, run.config.model))
     held_out = load_rows(run, "sft_test", settings.max_eval_samples)
 
@@ -36,7 +36,10 @@ def main(run: Stage) -> None:
     if run.is_main:
         tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
         merge = run.config.model.merge_adapter
-        save_model(algorithm.policy, tokenizer, run.output / "model", merge_adapter=merge, base=base.path)
+        save_model(
+            algorithm.policy, tokenizer, run.output / "model", merge_adapter=merge,
+            base=base.path, revision=base.revision,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,35 +11,42 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from stages.dispatch import OVERRIDES
+from stages.dispatch import JOB
 from stages.evaluation.labels import LABELS, bounds, number
 
 
-def sweep_table(folder: Path) -> Table:
-    """A row per job that has been evaluated, with the rl model's numbers and intervals."""
-    found = {path.parent: json.loads(path.read_text()) for path in folder.glob(f"*/{OVERRIDES}")}
-    jobs = {
-        job: job / "evaluate" / "metrics.json"
-        for job in sorted(found, key=lambda job: (len(job.name), job.name))
-    }
-    rows = {job: json.loads(path.read_text())["rl"] for job, path in jobs.items() if path.exists()}
-    labels = [label for label in LABELS if any(label.key in row for row in rows.values())]
-    table = Table(title=f"rl of each job, in {folder}", title_justify="left", title_style="bold")
-    for column in ["", *(label.name for label in labels)]:
-        table.add_column(column)
-    for job, row in rows.items():
-        cells = [(row.get(label.key), label.share) for label in labels]
-        texts = [
-            f"{number(c['mean'], share)} [dim]({bounds(c, share)})[/dim]" if c else "" for c, share in cells
-        ]
-        table.add_row(" ".join(found[job]), *texts)
-    return table
-
-
 class SweepResults(Callback):
-    """Hydra calls it when a multirun ends."""
+    """Hydra calls it when a multirun ends. Ends the process with code 1 where a job has failed."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        console = Console()
-        console.print(sweep_table(Path(config.hydra.sweep.dir).resolve()))
-        console.print("Compare them in MLflow: [cyan]make ui[/cyan], the run named sweep and its children")
+        folder, console = Path(config.hydra.sweep.dir).resolve(), Console()
+        jobs = {path.parent: json.loads(path.read_text()) for path in folder.glob(f"*/{JOB}")}
+        jobs = dict(sorted(jobs.items(), key=lambda item: int(item[0].name)))
+        done = {job: " ".join(told["overrides"]) for job, told in jobs.items() if not told["failed"]}
+        if done:
+            console.print(sweep_table(folder, done))
+            console.print(
+                "compare them in MLflow: [cyan]make ui[/cyan], the run named sweep and its children"
+            )
+        failed = {job: told for job, told in jobs.items() if told["failed"]}
+        for job, told in failed.items():
+            console.print(
+                f"[red]job {job.name} failed[/red] in {told['failed']}: {' '.join(told['overrides'])}"
+            )
+        if failed:
+            raise SystemExit(1)
+
+
+def sweep_table(folder: Path, jobs: dict[Path, str]) -> Table:
+    """A row per job with the rl model's means, and the interval of the first metric."""
+    rows = {job: json.loads((job / "evaluate" / "metrics.json").read_text())["rl"] for job in jobs}
+    labels = [label for label in LABELS if all(label.key in row for row in rows.values())]
+    table = Table(title=f"rl of each job, in {folder}", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    for label in labels:
+        table.add_column(label.name, justify="right")
+    for job, row in rows.items():
+        means = [number(row[label.key]["mean"], label.share) for label in labels]
+        means[0] += f" [dim]({bounds(row[labels[0].key], labels[0].share)})[/dim]"
+        table.add_row(jobs[job], *means)
+    return table

@@ -106,7 +106,9 @@ def use_all_cores() -> None:
     """
     wish = int(os.environ.get("TREELINE_THREADS", "0"))
     if wish or os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        # macOS has no affinity
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = ours // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(wish or max(1, cores))
 
 

@@ -48,7 +48,7 @@ class DPO(Algorithm):
         yield batch.with_fields(ref_logprobs=reference.logprobs)
 
     def forward(self, batch: Batch) -> Loss:
-        logprobs, mask, _ = completion_logprobs(self.policy, batch.trees, max_tokens=self.settings.max_tokens)
+        logprobs, mask, _ = completion_logprobs(self.policy, batch.trees)
         logratios = ((logprobs - batch["ref_logprobs"]) * mask).sum(1)
         rows = (rows.to(logratios.device) for rows in preference_pairs(batch))
         chosen, rejected = (logratios.index_select(0, row) for row in rows)

@@ -65,7 +65,7 @@ class GRPO(Algorithm):
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings
         logprobs, mask, entropy = completion_logprobs(
-            self.policy, batch.trees, temperature=settings.temperature, max_tokens=settings.max_tokens
+            self.policy, batch.trees, temperature=settings.temperature
         )
         clip = {"low": settings.clip_range, "high": settings.clip_range_high}
         old = batch["old_logprobs"]

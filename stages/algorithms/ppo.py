@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -62,7 +63,8 @@ class PPO(Algorithm):
         """Log-probabilities and values; the value at t is that of the state before token t."""
         packed = pack(trees, device=self.value_head.weight.device)
         states = hidden_states(self.policy, packed)
-        values = self.value_head(states.index_select(0, packed.predictors)).squeeze(-1).float()
+        with torch.autocast(states.device.type, enabled=False):  # bf16 is too coarse for a value
+            values = self.value_head(states.index_select(0, packed.predictors).float()).squeeze(-1)
         return target_logprobs(self.policy, packed, states, self.settings.temperature), packed.unpack(values)
 
     def experience(self, batch: Batch) -> Iterator[Batch]:

@@ -48,6 +48,7 @@ class OfflineSettings(TrainingSettings):
     """What every algorithm that learns from ready completions shares."""
 
     rewards: dict[str, float]
+    max_new_tokens: int = Field(ge=1)
 
     @field_validator("rewards")
     @classmethod

@@ -83,10 +83,13 @@ def save_model(
     *,
     merge_adapter: bool,
     base: str | Path,
+    revision: str | None = None,
 ) -> None:
-    """Write what `from_pretrained` needs, as safetensors. An adapter is merged, or kept with a pointer to `base`."""
+    """Write what `from_pretrained` needs, as safetensors. An adapter is merged, or kept with a pointer to `base`, a
+    folder or a hub id with its `revision`."""
     if isinstance(model, PeftModel) and not merge_adapter:
         adapter = model.peft_config["default"]
+        adapter.revision = revision
         adapter.base_model_name_or_path = str(base)  # peft looks there whether the vocabulary has grown
         model.save_pretrained(str(folder))
         model.config.save_pretrained(str(folder))  # a reward model's normalisation is in it

@@ -27,7 +27,8 @@ class TokenLogprobs(NamedTuple):
 
 
 def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
-    """Logits in float32, with the scalings that some families apply outside their head."""
+    """Logits as float32 (under autocast computed in its precision), with the scalings that some families apply outside
+    their head."""
     config = model.config
     logits = model.get_output_embeddings()(states).float()
     if getattr(config, "logit_scale", None):  # Cohere
@@ -79,9 +80,9 @@ def target_logprobs(
 
 
 def completion_logprobs(
-    model: nn.Module, trees: Sequence[Tree], *, temperature: float = 1.0, max_tokens: int = 4096
+    model: nn.Module, trees: Sequence[Tree], *, temperature: float = 1.0, max_tokens: int | None = None
 ) -> TokenLogprobs:
-    """Score every completion of every tree, in order, in microbatches of at most `max_tokens` tokens.
+    """Score every completion of every tree, in order: in one pass, or in microbatches of at most `max_tokens` tokens.
 
     `temperature` divides the logits: score with the temperature that the tokens were sampled at.
     """
@@ -90,7 +91,7 @@ def completion_logprobs(
         packed = pack(group, device=next(model.parameters()).device)
         return target_logprobs(model, packed, hidden_states(model, packed), temperature)
 
-    return TokenLogprobs(*map_microbatches(score, trees, max_tokens))
+    return TokenLogprobs(*map_microbatches(score, trees, max_tokens)) if max_tokens else score(list(trees))
 
 
 def map_microbatches(score, trees: Sequence[Tree], max_tokens: int) -> list[Tensor]:

@@ -77,7 +77,7 @@ class RewardModel(nn.Module):
         return getattr(inner, HEAD)
 
     @torch.no_grad()
-    def score(self, trees: Sequence[Tree], max_tokens: int = 4096) -> Float[Tensor, " batch"]:
+    def score(self, trees: Sequence[Tree], max_tokens: int) -> Float[Tensor, " batch"]:
         """Normalised rewards, by token budget."""
         (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
         return (rewards - self.model.config.reward_mean) / self.model.config.reward_std

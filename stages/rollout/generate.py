@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,35 +36,54 @@ class _Recorder(LogitsProcessor):
 
 
 def generate(
-    model: Any,
-    prompts: Sequence[list[int]],
-    num_generations: int,
-    max_new_tokens: int,
-    temperature: float,
-    eos_token_ids: frozenset[int],
-) -> list[Rollout]:
+    model: Any, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float,
+    eos_token_ids: frozenset[int], max_tokens: int,
+) -> list[Rollout]:  # fmt: skip
     """As `Sampler.sample`. Prompts of one length share a call, so nothing is padded: not every model's state skips
     padding."""
-    lengths: dict[int, list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        lengths[len(prompt)].append(index)
     config = GenerationConfig(
         do_sample=temperature > 0, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=max_new_tokens,
         eos_token_id=sorted(eos_token_ids), pad_token_id=min(eos_token_ids),
     )  # fmt: skip
     found: dict[int, Rollout] = {}
-    for members in lengths.values():
+    for members in _calls(prompts, num_generations, max_new_tokens, max_tokens):
         ids = torch.tensor([prompts[index] for index in members for _ in range(num_generations)])
         recorder = _Recorder(temperature)
-        ids = model.generate(
-            ids.to(model.device), generation_config=config, logits_processor=LogitsProcessorList([recorder])
-        )
+        with _without_defaults(model):
+            ids = model.generate(
+                ids.to(model.device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([recorder]),
+            )
         recorder.record(ids)
         logprobs = torch.cat(recorder.logprobs, 1)
         for number, index in enumerate(members):
             rows = slice(number * num_generations, (number + 1) * num_generations)
             found[index] = _rollout(prompts[index], ids[rows], logprobs[rows], eos_token_ids)
     return [found[index] for index in range(len(prompts))]
+
+
+def _calls(
+    prompts: Sequence[list[int]], group: int, max_new_tokens: int, max_tokens: int
+) -> Iterator[list[int]]:
+    """Indices of prompts of one length, whole groups of which fit into `max_tokens`, or of a single prompt."""
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        lengths[len(prompt)].append(index)
+    for length, members in lengths.items():
+        size = max(1, max_tokens // ((length + max_new_tokens) * group))
+        yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+@contextmanager
+def _without_defaults(model: Any) -> Iterator[None]:
+    """generate() fills what a config leaves open from the model's own: a repetition penalty would change the
+    distribution behind the back of the log-probabilities."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _rollout(

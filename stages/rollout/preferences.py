@@ -11,6 +11,7 @@ from torch import Tensor
 from stages.data.examples import Example
 from stages.data.settings import SamplingSettings
 from stages.packing import Tree
+from stages.rollout.rollout import Rollout
 from stages.rollout.sampler import Sampler
 
 
@@ -20,7 +21,8 @@ def rank_samples(
 ) -> list[Example]:  # fmt: skip
     """Each example's completions and distinct samples beside them, all scored by `gold`.
 
-    A prompt whose completions all score alike says nothing about preference and is left out.
+    A sample that was cut off before its end scores 0: chosen, it would teach not to stop. A prompt whose completions
+    all score alike says nothing about preference and is left out.
     """
     prompts = [example.tree.prompt.input_ids for example in examples]
     rollouts = sampler.sample(
@@ -32,10 +34,17 @@ def rank_samples(
     ]
     scores = iter(gold(examples, trees).tolist())
     ranked = [
-        replace(example, tree=tree, scores=[next(scores) for _ in tree.completions])
-        for example, tree in zip(examples, trees, strict=True)
+        replace(example, tree=tree, scores=[next(scores) * ended for ended in _ended(tree, rollout)])
+        for example, tree, rollout in zip(examples, trees, rollouts, strict=True)
     ]
     return [example for example in ranked if len(set(example.scores or [])) > 1]
+
+
+def _ended(tree: Tree, rollout: Rollout) -> list[bool]:
+    """For each completion of `tree`, that it is not one of the rollout's that were cut off."""
+    sampled = zip(rollout.tree.completions, rollout.finished, strict=True)
+    cut = {tuple(node.input_ids) for node, finished in sampled if not finished}
+    return [tuple(node.input_ids) not in cut for node in tree.completions]
 
 
 def _distinct(tree: Tree) -> Tree:

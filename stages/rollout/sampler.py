@@ -54,8 +54,9 @@ class Sampler:
                 rollouts = self._sample(prompts, num_generations, max_new_tokens, temperature)
             else:
                 rollouts = generate(
-                    self.model, prompts, num_generations, max_new_tokens, temperature, self.eos_token_ids
-                )
+                    self.model, prompts, num_generations, max_new_tokens, temperature, self.eos_token_ids,
+                    self.max_tokens,
+                )  # fmt: skip
             self.model.train(training)
             return rollouts
 

@@ -24,6 +24,7 @@ class Checkpoints:
         target = self.folder / f"{PREFIX}{step}"
         partial = self.folder / f"partial-{step}"
         self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()  # every process writes a file of its own there
         if self.accelerator.is_main_process:
             (partial / "tracker.json").write_text(json.dumps(tracker_state))
             partial.rename(target)

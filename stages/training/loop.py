@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def train(
         rate = float(scheduler.get_last_lr()[0])
         results, tokens = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, step)
         scheduler.step()
-        metrics = _metrics(results, algorithm) | {"train/learning_rate": rate} | _speed(tokens, began)
+        metrics = _metrics(results, algorithm, accelerator.device) | {"train/learning_rate": rate}
+        metrics |= _speed(tokens, began, accelerator.device)
         if (step + 1) % settings.logging_steps == 0 or step + 1 == steps:
             tracker.log(metrics, step + 1)
             progress.set_postfix(_headline(metrics))
@@ -119,26 +121,28 @@ def _update(
     return results, tokens
 
 
-def _metrics(results: list[StepResult], algorithm: Algorithm) -> dict[str, float]:
-    """Means over the step's minibatches, and of what the algorithm observed on every rank."""
-    names = {name for result in results for name in result.metrics}
-    metrics = {name: sum(result.metrics[name] for result in results) / len(results) for name in sorted(names)}
-    metrics["train/loss"] = float(sum(result.loss for result in results) / len(results))
-    metrics["train/grad_norm"] = float(sum(result.grad_norm for result in results) / len(results))
+def _metrics(results: list[StepResult], algorithm: Algorithm, device: torch.device) -> dict[str, float]:
+    """Means over all units of the step, and of what the algorithm observed on every rank."""
+    weight = sum(result.weight for result in results)
+    names = sorted({name for result in results for name in result.metrics})
+    metrics = {name: sum(result.metrics[name] for result in results) / weight for name in names}
+    metrics["train/loss"] = sum(result.loss for result in results) / weight
+    metrics["train/grad_norm"] = sum(result.grad_norm for result in results) / len(results)
     for name, parts in sorted(algorithm.observed.items()):
-        values = torch.cat(parts)
-        values = values[~values.isnan()]
+        values = torch.cat([part.to(device) for part in parts])
+        known = ~values.isnan()
         total, count = sum_over_ranks(
-            torch.stack([values.sum().double(), values.new_tensor(len(values)).double()])
-        )
-        metrics[name] = float(total / count)
+            torch.stack([values[known].sum().double(), known.sum().double()])
+        ).tolist()
+        metrics[name] = total / count if count else math.nan
     algorithm.observed.clear()
     return metrics
 
 
-def _speed(tokens: int, began: float) -> dict[str, float]:
+def _speed(tokens: int, began: float, device: torch.device) -> dict[str, float]:
     seconds = time.perf_counter() - began
-    return {"perf/step_seconds": seconds, "perf/tokens_per_second": tokens / seconds}
+    everywhere = float(sum_over_ranks(torch.tensor(float(tokens), device=device)))
+    return {"perf/step_seconds": seconds, "perf/tokens_per_second": everywhere / seconds}
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, str]:
@@ -158,4 +162,5 @@ def _evaluate(
         metrics = evaluate()
     if metrics:
         tracker.log(metrics, step)
+    if metrics and accelerator.is_main_process:
         tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))

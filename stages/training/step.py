@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ from stages.distributed import max_over_ranks, sum_over_ranks
 
 
 class StepResult(NamedTuple):
-    """Means over the units of the step, on every rank; `tokens` is a global sum."""
+    """Sums over the units of one optimizer step, on every rank."""
 
-    loss: Tensor
-    grad_norm: Tensor
+    loss: float
+    weight: float
+    grad_norm: float
     metrics: dict[str, float]
 
 
@@ -39,46 +41,42 @@ def optimizer_step(
 
     Raises NonFiniteError before any weight is touched.
     """
-    microbatches = batch.split(max_tokens)
-    # Every rank must run as many forward and backward passes as the busiest one, or collective calls deadlock.
-    rounds = int(max_over_ranks(torch.tensor(len(microbatches), device=accelerator.device)))
-    total, weight, metrics = None, None, {}
-    for index in range(rounds):
-        last = index == rounds - 1
-        with accelerator.autocast():
-            loss: Loss = module(microbatches[min(index, len(microbatches) - 1)])
-        share = 1.0 if index < len(microbatches) else 0.0  # an empty microbatch: real shapes, no weight
-        with _sync(accelerator, module, last):
-            accelerator.backward(loss.total * share)
-        total = _add(total, loss.total.detach() * share)
-        weight = _add(weight, loss.weight * share)
-        metrics = {
-            name: _add(metrics.get(name), value.detach() * share) for name, value in loss.metrics.items()
-        }
-    assert total is not None and weight is not None
-    sums = sum_over_ranks(
-        torch.stack([total.double(), weight.double(), *(v.double() for v in metrics.values())])
-    )
-    loss_sum, weight_sum = sums[0], sums[1].clamp(min=1e-12)
+    local = _accumulate(accelerator, module, batch.split(max_tokens))
+    values = [local.total, local.weight, *local.metrics.values()]
+    loss, weight, *metrics = sum_over_ranks(torch.stack([value.double() for value in values])).tolist()
+    weight = max(weight, 1e-12)
     # DDP and FSDP average gradients over ranks; the loss is a sum over them.
-    norm = _scale_and_clip(module, accelerator.num_processes / float(weight_sum), max_grad_norm)
-    if not (torch.isfinite(loss_sum) and torch.isfinite(norm)):
+    norm = float(_scale_and_clip(module, accelerator.num_processes / weight, max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         optimizer.zero_grad()
-        raise NonFiniteError(f"loss {float(loss_sum / weight_sum):.4g}, gradient norm {float(norm):.4g}")
+        raise NonFiniteError(f"loss {loss / weight:.4g}, gradient norm {norm:.4g}")
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(
-        loss_sum / weight_sum, norm, dict(zip(metrics, (sums[2:] / weight_sum).tolist(), strict=True))
+    return StepResult(loss, weight, norm, dict(zip(local.metrics, metrics, strict=True)))
+
+
+def _accumulate(accelerator: Accelerator, module: Algorithm, microbatches: list[Batch]) -> Loss:
+    """Forward and backward through every microbatch; returns the sum of their losses, detached.
+
+    Every rank runs as many passes as the busiest one, or collective calls would deadlock.
+    """
+    rounds = int(max_over_ranks(torch.tensor(len(microbatches), device=accelerator.device)))
+    parts: list[Loss] = []
+    for index in range(rounds):
+        share = 1.0 if index < len(microbatches) else 0.0  # an empty microbatch: real shapes, no weight
+        # Gradients are exchanged with the last microbatch only.
+        with nullcontext() if index == rounds - 1 else accelerator.no_sync(module):
+            with accelerator.autocast():
+                loss: Loss = module(microbatches[min(index, len(microbatches) - 1)])
+            accelerator.backward(loss.total * share)
+        metrics = {name: value.detach() * share for name, value in loss.metrics.items()}
+        parts.append(Loss(loss.total.detach() * share, loss.weight * share, metrics))
+    names = parts[0].metrics
+    return Loss(
+        torch.stack([part.total for part in parts]).sum(),
+        torch.stack([part.weight for part in parts]).sum(),
+        {name: torch.stack([part.metrics[name] for part in parts]).sum() for name in names},
     )
-
-
-def _sync(accelerator: Accelerator, module: Algorithm, last: bool):
-    """Gradients are exchanged with the last microbatch only."""
-    return nullcontext() if last else accelerator.no_sync(module)
-
-
-def _add(total: Tensor | None, value: Tensor) -> Tensor:
-    return value if total is None else total + value
 
 
 def _scale_and_clip(module: Algorithm, scale: float, max_grad_norm: float) -> Tensor:

@@ -86,7 +86,7 @@ def test_four_microbatches(name: str):
     expected, gradients, count = one_process(name, LARGE)
     assert count == 1
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
-    tokens = {"sft": 24, "reward_model": 36, "dpo": 36, "grpo": 56, "ppo": 56}[name]
+    tokens = {"sft": 24, "reward_model": 36, "likelihood": 36, "dpo": 36, "grpo": 56, "ppo": 56}[name]
     result, split_gradients, count = one_process(name, tokens)
     assert count >= 4
     assert_same(result, split_gradients, expected, gradients)

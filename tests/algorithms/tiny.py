@@ -21,6 +21,7 @@ from stages.algorithms.reward_model import BradleyTerry
 from stages.algorithms.sft import SFT
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
+from stages.models.likelihood_reward import LikelihoodReward
 from stages.models.reward import RewardModel
 from stages.packing import Tree
 from stages.rewards.rewards import Rewards
@@ -47,14 +48,20 @@ GRPO_ONLY = {
     "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28,
     "scale_rewards": True,
 }  # fmt: skip
-DPO_ONLY = {"rewards": {}, "beta": 0.3, "loss": {"_target_": "stages.losses.preference.sigmoid"}}
-ALGORITHMS = ["sft", "reward_model", "dpo", "grpo", "ppo"]
+DPO_ONLY = {
+    "rewards": {},
+    "max_new_tokens": 6,
+    "beta": 0.3,
+    "loss": {"_target_": "stages.losses.preference.sigmoid"},
+}
+ALGORITHMS = ["sft", "reward_model", "likelihood", "dpo", "grpo", "ppo"]
 Result = TypeVar("Result")
 
 
 def settings_of(name: str, **changes: Any) -> Any:
     kinds = {
         "sft": (TrainingSettings, TRAINING), "reward_model": (TrainingSettings, TRAINING),
+        "likelihood": (TrainingSettings, TRAINING),
         "dpo": (DPO.Settings, TRAINING | DPO_ONLY), "grpo": (GRPO.Settings, ONLINE | GRPO_ONLY),
         "ppo": (PPO.Settings, ONLINE | PPO_ONLY),
     }  # fmt: skip
@@ -88,6 +95,8 @@ def make(name: str, policy: nn.Module | None = None, **changes: Any) -> Algorith
     if name == "reward_model":
         return BradleyTerry(tiny_reward_model())
     policy = policy or tiny_llama()
+    if name == "likelihood":
+        return BradleyTerry(LikelihoodReward(policy))
     if name == "sft":
         return SFT(policy)
     return {"dpo": DPO, "grpo": GRPO, "ppo": PPO}[name](settings_of(name, **changes), parts_of(policy))
@@ -188,11 +197,11 @@ class Ranks:
 
 
 class RankAccelerator(Accelerator):
-    """One rank of `Ranks`: as DDP does, gradients are averaged in the backward pass that is not under no_sync."""
+    """One rank of `Ranks`: as in DDP, gradients are averaged in the backward of a forward pass outside no_sync."""
 
     def __init__(self, ranks: Ranks, module: nn.Module) -> None:
         super().__init__(cpu=True)
-        self.ranks, self.module, self.synced = ranks, module, True
+        self.ranks, self.module, self.synced, self.no_sync_now = ranks, module, True, False
 
     @property
     def num_processes(self) -> int:
@@ -200,9 +209,14 @@ class RankAccelerator(Accelerator):
 
     @contextmanager
     def no_sync(self, model):
-        self.synced = False
+        self.no_sync_now = True
         yield
-        self.synced = True
+        self.no_sync_now = False
+
+    @contextmanager
+    def autocast(self):
+        self.synced = not self.no_sync_now  # DDP decides in the forward pass
+        yield
 
     def backward(self, loss: Tensor, **_: Any) -> None:
         loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from transformers import (
     PhiConfig,
 )
 
+from stages.models.hidden import backbone
 from stages.models.load import add_adapter, disable_dropout, load_model, save_model
 from stages.models.logprobs import completion_logprobs
 from stages.models.reference import Reference
 from stages.models.reward import RewardModel
+from stages.models.reward_kinds import REWARD_MODELS, load_reward_model
 from stages.packing import Tree
 from tests.data.tiny import tiny_tokenizer
 from tests.models.tiny import lora, shake, tiny_llama, tree
@@ -90,23 +93,27 @@ def test_a_merged_folder_is_a_plain_model(base: Path, tmp_path: Path):
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("on", [True, False])
 @pytest.mark.parametrize("sft_merge", [True, False])
+@pytest.mark.parametrize("kind", REWARD_MODELS)
 def test_reward_is_the_same_after_save_and_reload(
-    base: Path, tmp_path: Path, on: bool, merge: bool, sft_merge: bool
+    base: Path, tmp_path: Path, kind: str, on: bool, merge: bool, sft_merge: bool
 ):
     """With full weights and with adapters: the head is trained, saved, and found again, its normalisation too."""
     sft = write(trained(base, 1), tmp_path / "sft" / "model", base, merge=sft_merge)
     torch.manual_seed(3)
-    reward_model = RewardModel.from_policy(sft, lora(on=on))
-    head_before = reward_model.head.weight.detach().clone()
+    reward_model = REWARD_MODELS[kind].from_policy(sft, lora(on=on))
+    untrained = reward_model.state_dict()
+    before = {name: value.clone() for name, value in untrained.items() if "score" in name}
     shake(reward_model, seed=4)
-    assert not torch.equal(reward_model.head.weight, head_before)
+    trained_part = [name for name in before if "original" not in name]
+    assert not any(torch.equal(reward_model.state_dict()[name], before[name]) for name in trained_part)
     reward_model.model.config.reward_mean, reward_model.model.config.reward_std = 0.25, 2.0
-    raw, scores = reward_model(TREES).detach(), reward_model.score(TREES)
+    raw, scores = reward_model(TREES).detach(), reward_model.score(TREES, 4096)
     torch.testing.assert_close(scores, (raw - 0.25) / 2)
 
     folder = write(reward_model.model, tmp_path / "reward_model" / "model", sft, merge=merge)
-    loaded = RewardModel.from_pretrained(folder)
-    torch.testing.assert_close(loaded.score(TREES), scores, rtol=1e-5, atol=1e-5)
+    loaded = load_reward_model(folder)
+    assert loaded.kind == kind
+    torch.testing.assert_close(loaded.score(TREES, 4096), scores, rtol=1e-5, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -164,3 +171,34 @@ def test_no_dropout_is_left_in_adapters():
     assert not torch.equal(logprobs(model), logprobs(model))
     disable_dropout(model)
     assert torch.equal(logprobs(model), logprobs(model))
+
+
+def test_a_kept_adapter_of_a_hub_model_names_its_revision(base: Path, tmp_path: Path):
+    folder = tmp_path / "sft"
+    save_model(
+        trained(base, 1), tiny_tokenizer(), folder, merge_adapter=False, base=str(base), revision="0123abc"
+    )
+    assert json.loads((folder / "adapter_config.json").read_text())["revision"] == "0123abc"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_recomputed_activations_give_the_same_gradients(base: Path, on: bool):
+    gradients, passes = [], []
+    for recompute in (False, True):
+        model = load_model(base)
+        if recompute:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(3)
+        policy = add_adapter(model, lora(on=on)).train()
+        shake(policy)
+        calls: list[int] = []
+        backbone(policy).layers[0].self_attn.q_proj.register_forward_pre_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        completion_logprobs(policy, TREES).logprobs.sum().backward()
+        passes.append(len(calls))
+        gradients.append({n: p.grad for n, p in policy.named_parameters() if p.grad is not None})
+    assert passes == [1, 2]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)

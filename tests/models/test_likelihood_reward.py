@@ -31,4 +31,4 @@ def test_it_is_loaded_as_what_it_was_saved_as_with_its_normalisation(tmp_path):
     trees = [tree([1, 5, 9], [7, 8, 2], [11, 2])]
     loaded = load_reward_model(tmp_path / "reward")
     assert loaded.kind == "likelihood"
-    torch.testing.assert_close(loaded.score(trees), (reward_model(trees).detach() + 3.0) / 2.0)
+    torch.testing.assert_close(loaded.score(trees, 4096), (reward_model(trees).detach() + 3.0) / 2.0)

@@ -15,7 +15,7 @@ from stages.rollout.preferences import rank_samples
 from stages.rollout.sampler import Sampler
 from tests.models.tiny import EOS, tiny_llama, tree
 
-SETTINGS = SamplingSettings(num_generations=6, temperature=1.5, max_new_tokens=4)
+SETTINGS = SamplingSettings(num_generations=6, temperature=1.5, max_new_tokens=12)
 
 
 def low(examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
@@ -25,7 +25,7 @@ def low(examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " b
 
 def rank(examples: list[Example], gold=low, settings: SamplingSettings = SETTINGS) -> list[Example]:
     torch.manual_seed(0)
-    return rank_samples(examples, Sampler(tiny_llama(), [EOS]), settings, gold)
+    return rank_samples(examples, Sampler(tiny_llama(), [EOS, *range(48, 97)]), settings, gold)
 
 
 def prompts(count: int) -> list[Example]:
@@ -58,10 +58,19 @@ def test_own_completions_stay_and_are_scored_too():
     assert ranked.scores == [1.0, *[0.0] * (len(ranked.tree.completions) - 1)]
 
 
+def test_a_sample_without_an_end_is_never_preferred():
+    short = SamplingSettings(num_generations=6, temperature=1.5, max_new_tokens=2)
+    ranked = rank(prompts(12), lambda _, trees: torch.ones(sum(len(t.completions) for t in trees)), short)
+    assert ranked
+    for example in ranked:
+        ended = [float(c.input_ids[-1] in {EOS, *range(48, 97)}) for c in example.tree.completions]
+        assert example.scores == ended
+
+
 def test_prompts_whose_samples_score_alike_are_left_out():
     assert rank(prompts(4), lambda _, trees: torch.ones(sum(len(t.completions) for t in trees))) == []
 
 
 def test_a_single_distinct_sample_is_no_preference():
-    near_greedy = SamplingSettings(num_generations=4, temperature=1e-4, max_new_tokens=3)
+    near_greedy = SamplingSettings(num_generations=4, temperature=1e-4, max_new_tokens=12)
     assert rank(prompts(3), settings=near_greedy) == []

@@ -54,7 +54,9 @@ def test_a_model_without_a_key_value_cache_is_sampled_by_generate(name: str):
             torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=[2, 50]
         )
         assert rollout.tree.completions[0].input_ids == expected[0, len(prompt) :].tolist()
-    rollouts = Sampler(model, list(range(20))).sample(PROMPTS, 4, 6, temperature=0.6)
+    model.generation_config.repetition_penalty = 1.5  # not ours, and unknown to the training forward
+    model.generation_config.min_p = 0.2
+    rollouts = Sampler(model, list(range(20)), max_tokens=40).sample(PROMPTS, 4, 6, temperature=0.6)
     scored = completion_logprobs(model, [rollout.tree for rollout in rollouts], temperature=0.6)
     sampled = [value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs]
     torch.testing.assert_close(scored.logprobs[scored.mask], torch.tensor(sampled), rtol=1e-4, atol=1e-5)

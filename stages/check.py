@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.config.compose import CONF, ROOT, compose_config
 from stages.config.errors import UserError
 from stages.config.space import check_room
-from stages.config.validate import validate
+from stages.config.validate import needs_reward_model, validate
 from stages.data.base_model import check_location, read_base_model
 from stages.data.nearest import nearest
 from stages.data.roles import ROLES
@@ -29,32 +30,56 @@ def check(overrides: list[str]) -> None:
     """Raise UserError for the first thing that is wrong."""
     config = compose_config(overrides)
     validate(config)
-    check_launch()
+    check_launch(config)
     check_params(config)
     check_files(config)
     check_model(config)
     check_room(list(graph()), config, ROOT / "data")
 
 
-def check_launch() -> None:
-    """The environment variable names a file of conf/launch."""
+def check_launch(config: DictConfig) -> None:
+    """The environment variable names a file of conf/launch, and its processes can share out every batch evenly."""
     kind = os.environ.get("TREELINE_LAUNCH", "cpu")
     known = [path.stem for path in (CONF / "launch").glob("*.yaml")]
     if kind not in known:
         raise UserError(f"TREELINE_LAUNCH: there is no conf/launch/{kind}.yaml{nearest(kind, known)}")
+    launch = OmegaConf.load(CONF / "launch" / f"{kind}.yaml")
+    processes = OmegaConf.select(launch, "num_processes", default=1)
+    trained = ["sft", *(["reward_model"] if needs_reward_model(config) else []), f"rl.{config.rl.algo}"]
+    for section in trained:
+        size = OmegaConf.select(config, section).batch_size
+        if size % processes:
+            raise UserError(
+                f"params.yaml: {section}.batch_size {size} cannot be shared out over the {processes} processes of "
+                f"conf/launch/{kind}.yaml; it must be a multiple of {processes}"
+            )
 
 
 def check_params(config: DictConfig) -> None:
     """What DVC tracks must be written out in params.yaml: DVC reads that file alone, and knows no default."""
     written = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml"))
+    for key in _named_by_dvc():
+        if not _is_written(key, written):
+            anyway = ", even where source is not files" if key.endswith(".path") else ""
+            line = f"{key.split('.')[-1]}: {OmegaConf.select(config, key)}"
+            raise UserError(f"params.yaml: {key} is missing: dvc.yaml names it{anyway}; write {line}")
     for key in sorted({key for stage in graph() for key in dependencies(stage, config).params}):
-        node: Any = written
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                raise UserError(
-                    f"params.yaml: '{key}' is missing and DVC watches it: write it, if only as {{}}"
-                )
-            node = node[part]
+        if not _is_written(key, written):
+            raise UserError(f"params.yaml: '{key}' is missing and DVC watches it: write it, if only as {{}}")
+
+
+def _named_by_dvc() -> list[str]:
+    """The keys whose values dvc.yaml takes into what a stage depends on: `${rl.algo}` and the like."""
+    text = str([[stage["deps"], stage["params"]] for stage in graph().values()])
+    return sorted(set(re.findall(r"\$\{([\w.]+)\}", text)))
+
+
+def _is_written(key: str, node: Any) -> bool:
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def check_files(config: DictConfig) -> None:

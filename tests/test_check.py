@@ -9,10 +9,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from stages import check
+from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.data import base_model
 from stages.data.base_model import find_base_model, write_base_model
-from tests.data.tiny import save_tiny_model
+from tests.data.tiny import ROOT, save_tiny_model
 
 
 @pytest.fixture
@@ -49,3 +50,55 @@ def test_another_model_than_the_one_that_prepare_saw_is_not_held_against_it(root
     check.check_model(model("models/b"))
     with pytest.raises(UserError, match="there is no model folder models/a"):
         check.check_model(model("models/a"))
+
+
+BATCHES = {
+    "sft.batch_size=7": "sft.batch_size 7 cannot be shared out over the 2 processes of conf/launch/two.yaml",
+    "reward_model.batch_size=9": "reward_model.batch_size 9 cannot be shared out",
+    "rl.ppo.batch_size=11": "rl.ppo.batch_size 11 .*; it must be a multiple of 2",
+}
+
+
+@pytest.mark.parametrize("override", BATCHES)
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "two.yaml").write_text("num_processes: 2\n")
+    (tmp_path / "launch" / "cpu.yaml").write_text("num_processes: 1\n")
+    monkeypatch.setattr(check, "CONF", tmp_path)
+    config = compose_config([override])
+    monkeypatch.setenv("TREELINE_LAUNCH", "two")
+    with pytest.raises(UserError, match=BATCHES[override]):
+        check.check_launch(config)
+    check.check_launch(compose_config())
+    check.check_launch(
+        compose_config(["rl.algo=dpo", "reward_model.batch_size=9"])
+    )  # which is not trained then
+    monkeypatch.delenv("TREELINE_LAUNCH")
+    check.check_launch(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "data.preference.path",
+            "params.yaml: data.preference.path is missing: dvc.yaml names it, even where source is not files; "
+            "write path: data/raw",
+        ),
+        ("rl.algo", "params.yaml: rl.algo is missing: dvc.yaml names it; write algo: ppo"),
+        ("evaluate", "params.yaml: 'evaluate' is missing and DVC watches it: write it, if only as {}"),
+    ],
+)
+def test_what_dvc_reads_must_be_written_out_in_params(root: Path, key: str, message: str) -> None:
+    config = compose_config()
+    params = OmegaConf.load(ROOT / "params.yaml")
+    OmegaConf.save(params, root / "params.yaml")
+    check.check_params(config)
+    parent, _, name = key.rpartition(".")
+    OmegaConf.select(params, parent).pop(name) if parent else params.pop(name)
+    OmegaConf.save(params, root / "params.yaml")
+    with pytest.raises(UserError) as error:
+        check.check_params(config)
+    assert str(error.value) == message

@@ -21,6 +21,7 @@ from stages.config.space import check_room
 from stages.config.validate import needs_reward_model, validate
 from stages.data.base_model import check_location, read_base_model
 from stages.data.nearest import nearest
+from stages.data.positions import check_length, max_positions
 from stages.data.roles import ROLES
 from stages.dispatch import reported
 from stages.graph import dependencies, graph
@@ -34,6 +35,7 @@ def check(overrides: list[str]) -> None:
     check_params(config)
     check_files(config)
     check_model(config)
+    check_lengths(config)
     check_room(list(graph()), config, ROOT / "data")
 
 
@@ -102,6 +104,18 @@ def check_model(config: DictConfig) -> None:
 
 def _recorded_path(file: Path) -> str | None:
     return json.loads(file.read_text())["path"] if file.exists() else None
+
+
+def check_lengths(config: DictConfig) -> None:
+    """What is trained on, and what is sampled, fits the model's positions, as far as they are known here."""
+    limit = max_positions(config.model)
+    check_length({"data.max_length": config.data.max_length}, limit)
+    for key in (f"rl.{config.rl.algo}.max_new_tokens", "evaluate.max_new_tokens"):
+        max_new_tokens = OmegaConf.select(config, key)
+        if max_new_tokens is not None:  # not every algorithm samples
+            check_length(
+                {"data.max_prompt_length": config.data.max_prompt_length, key: max_new_tokens}, limit
+            )
 
 
 def main() -> None:

@@ -49,10 +49,7 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     encoder = Encoder(tokenizer, set(model.stop_token_ids), settings)
     datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
     for dataset in datasets:
-        # Only where completions are sampled is there something to verify.
-        sampled = [example for example in dataset.examples if not example.tree.completions]
-        check_answers(dataset.role, settings.verifier, sampled)
-        _check_sampled_length(dataset, settings, limit)
+        _check_sampled(dataset, settings, limit)
     splits = hold_out(datasets, settings.test_size, config.seed)
 
     model = replace(model, stop_token_ids=sorted(encoder.stop_ids))
@@ -71,11 +68,14 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     return report
 
 
-def _check_sampled_length(dataset: Dataset, settings: DataSettings, limit: int | None) -> None:
+def _check_sampled(dataset: Dataset, settings: DataSettings, limit: int | None) -> None:
+    # Only where completions are sampled is there something to verify.
+    sampled = [example for example in dataset.examples if not example.tree.completions]
+    check_answers(dataset.role, settings.verifier, sampled)
     if dataset.role == "preference" and any(example.scores is None for example in dataset.examples):
-        sampling = settings.preference.sampling
+        max_new_tokens = settings.preference.sampling.max_new_tokens
         parts = {"data.max_prompt_length": settings.max_prompt_length}
-        check_length(parts | {"data.preference.sampling.max_new_tokens": sampling.max_new_tokens}, limit)
+        check_length(parts | {"data.preference.sampling.max_new_tokens": max_new_tokens}, limit)
 
 
 def _describe_model(model: BaseModel, encoder: Encoder) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -102,3 +103,20 @@ def test_what_dvc_reads_must_be_written_out_in_params(root: Path, key: str, mess
     with pytest.raises(UserError) as error:
         check.check_params(config)
     assert str(error.value) == message
+
+
+LENGTHS = {
+    "data.max_length=601": "data.max_length is 601 tokens, and the model has positions for 600",
+    "rl.ppo.max_new_tokens=101": "data.max_prompt_length + rl.ppo.max_new_tokens is 601 tokens",
+    "evaluate.max_new_tokens=101": "data.max_prompt_length + evaluate.max_new_tokens is 601 tokens",
+}
+
+
+@pytest.mark.parametrize("override", LENGTHS)
+def test_what_is_longer_than_the_model_s_positions_is_refused(tmp_path: Path, override: str) -> None:
+    own = [f"model.path={save_tiny_model(tmp_path / 'model', max_position_embeddings=600)}"]
+    own += ["data.max_length=600", "data.max_prompt_length=500"]
+    check.check_lengths(compose_config(own))
+    check.check_lengths(compose_config([*own, "rl.grpo.max_new_tokens=101"]))  # which is not chosen
+    with pytest.raises(UserError, match=re.escape(LENGTHS[override])):
+        check.check_lengths(compose_config([*own, override]))

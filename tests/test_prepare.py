@@ -140,6 +140,16 @@ REFUSED = [
     (pairs(), ("data.sft.path=/none.jsonl",), "/none.jsonl: there is no such file"),
     (pairs(), ("data.verifier=numeric",), "'numeric' reads the column 'answer'"),
     (pairs(), ("model.path=/none",), "there is no model folder /none"),
+    (
+        pairs(),
+        ("data.max_length=2049",),
+        r"data\.max_length is 2049 tokens, and the model has positions for 2048",
+    ),
+    (
+        [{"prompt": f"p{i}"} for i in range(6)],
+        ("data.preference.sampling.max_new_tokens=2000", "data.sft.source=reasoning_gym", "data.sft.size=9"),
+        r"data\.max_prompt_length \+ data\.preference\.sampling\.max_new_tokens is 2512 tokens",
+    ),
     (pairs(), ("data.max_length=60", "data.max_prompt_length=19"), "line 1: the prompt has"),
     (
         [{"prompt": "p" * 40, "completion": "c"}],

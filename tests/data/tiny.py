@@ -43,8 +43,8 @@ def targets(tokenizer: PreTrainedTokenizerBase, node: Any) -> list[str]:
     return runs
 
 
-def save_tiny_model(folder: Path, template: str | None = CHATML) -> Path:
-    """A Llama of 2 layers with the tiny tokenizer, as `from_pretrained` wants it."""
+def save_tiny_model(folder: Path, template: str | None = CHATML, **changes: Any) -> Path:
+    """A Llama of 2 layers with the tiny tokenizer, as `from_pretrained` wants it; `changes` of its config."""
     tokenizer = tiny_tokenizer(template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -53,6 +53,7 @@ def save_tiny_model(folder: Path, template: str | None = CHATML) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
+        **changes,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -81,6 +81,15 @@ def test_what_each_value_and_each_file_reaches_first(project: Project) -> None:
     assert project.stale() == STAGES
 
 
+def test_another_choice_of_groups_reaches_every_stage(project: Project) -> None:
+    edit(project, "conf/config.yaml", "# Every random choice follows from it.", "# A comment is no value.")
+    assert project.stale() == []
+    edit(project, "conf/config.yaml", "- evaluate: default", "- evaluate: other")
+    assert project.stale() == STAGES
+    edit(project, "conf/config.yaml", "- evaluate: other", "- evaluate: default")
+    assert project.stale() == []
+
+
 def test_where_it_runs_and_whether_it_is_tracked_run_nothing(project: Project) -> None:
     assert (
         project.repro(TREELINE_LAUNCH="gpu", MLFLOW_TRACKING_URI="http://127.0.0.1:9", OMP_NUM_THREADS="3")

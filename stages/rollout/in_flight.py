@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import lm_head
 from stages.packing import common_prefix
+from stages.rollout.attention import grouped_queries
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.sampling import draw
 
@@ -106,10 +107,12 @@ class InFlight:
         body = backbone(self.model)
         new = input_ids.shape[1]
         positions = cache.lengths[:, None] + torch.arange(new, device=self.device)
-        return body(
-            input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True,
-            attention_mask=attention_masks(body, lambda window: cache.visible(new, window)),
-        ).last_hidden_state  # fmt: skip
+        mask = attention_masks(body, lambda window: cache.visible(new, window))
+        with grouped_queries(body):
+            return body(
+                input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True,
+                attention_mask=mask,
+            ).last_hidden_state  # fmt: skip
 
     def _tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.device)

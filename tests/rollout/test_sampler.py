@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
 from stages.rollout.sampler import Sampler
-from stages.rollout.sampling import draw
+from stages.rollout.sampling import draw, inverse_cdf
 from tests.models.test_fallback import CONFIGS as FALLBACK
 from tests.models.test_trees import CONFIGS
 
@@ -94,6 +94,20 @@ def test_draw_has_the_frequencies_of_the_distribution():
         [0.7, 0.2, 0.1], abs=0.015
     )
     torch.testing.assert_close(logprobs, logits[tokens])
+
+
+@pytest.mark.parametrize("vocab", [1, 255, 256, 257, 1000])
+def test_inverse_cdf_is_that_of_a_plain_cumulative_sum(vocab: int):
+    torch.manual_seed(1)
+    weights = torch.rand(500, vocab, dtype=torch.float64) ** 8
+    weights[:, 1::3] = 0.0
+    probabilities = weights / weights.sum(-1, keepdim=True)
+    uniform = torch.rand(500, 1, dtype=torch.float64)
+    uniform[0], uniform[1] = 0.0, 1.0 - 2**-53
+    expected = (probabilities.cumsum(-1) <= uniform).sum(-1).clamp(max=vocab - 1)
+    found = inverse_cdf(probabilities, uniform)
+    assert (found != expected).sum() <= 1  # the number next to 1 may be rounded
+    assert (probabilities.gather(-1, found[:, None]) > 0).all()
 
 
 def test_draw_tempers_and_never_takes_an_impossible_token():

@@ -56,6 +56,12 @@ def group_relative(
     return centered / (rewards.std(1, keepdim=True) + eps)
 
 
+def leave_one_out(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "prompts group"]:
+    """r_i less the mean of the others in its group, of two or more. Ahmadian et al. 2024 (RLOO), section 2.4."""
+    group = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * group / (group - 1)
+
+
 def whiten(
     values: Float[Tensor, "batch seq"],
     mask: Bool[Tensor, "batch seq"],

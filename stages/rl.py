@@ -47,7 +47,10 @@ def main(run: Stage) -> None:
         sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
         build_rewards=lambda: Rewards.from_config(dict(config.rewards), verifier, tokenizer, learned),
     )
-    rows = load_preferences(run, settings, accelerator)[0] if kind.offline else load_rows(run, "prompt")
+    if kind.offline:
+        rows, _ = load_preferences(run, settings, accelerator, kind.usable)
+    else:
+        rows = load_rows(run, "prompt")
     held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
     judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)

@@ -96,7 +96,7 @@ def test_bad_rows_are_dropped_on_request(model: Path, tmp_path: Path) -> None:
     assert report["preference"]["dropped"] == {"chosen is equal to rejected": 1}
 
 
-def test_labels_that_make_no_pair_are_dropped_and_counted(model: Path, tmp_path: Path) -> None:
+def test_labels_of_a_prompt_are_put_together_and_lone_ones_stay(model: Path, tmp_path: Path) -> None:
     labels = [*(("p", label) for label in (1, 0)), *((f"q{i}", label) for i in range(3) for label in (1, 0))]
     labels += [("lone", 1), ("good", 1), ("good", 1), ("bad", 0)]
     rows = [{"prompt": p, "completion": f"c{i}", "label": label} for i, (p, label) in enumerate(labels)]
@@ -105,10 +105,10 @@ def test_labels_that_make_no_pair_are_dropped_and_counted(model: Path, tmp_path:
         model, tmp_path / "out", rows, *(f"data.{role}.path={prompts}" for role in ("sft", "prompt"))
     )
     preference = report["preference"]
-    assert preference["dropped"] == {"labels of one kind only for the prompt": 3}
-    assert (preference["read"], preference["kept"], preference["grouped"]) == (12, 4, 5)
-    scores = [example.scores for example in read_examples(tmp_path / "out" / "preference.jsonl")]
-    assert scores == [[1.0, 0.0]] * 2
+    assert (preference["read"], preference["kept"], preference["grouped"]) == (12, 7, 5)
+    files = [tmp_path / "out" / name for name in ("preference.jsonl", "preference_test.jsonl")]
+    scores = [example.scores for file in files for example in read_examples(file)]
+    assert sorted(score or [] for score in scores) == [[0.0], [1.0], *[[1.0, 0.0]] * 4, [1.0, 1.0]]
 
 
 def test_generated_problems_and_their_verifier(model: Path, tmp_path: Path) -> None:

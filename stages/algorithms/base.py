@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from stages.algorithms.batch import Batch
+from stages.data.examples import Example
 
 
 class Loss(NamedTuple):
@@ -41,6 +42,11 @@ class Algorithm(nn.Module, ABC):
     def fresh_heads(self) -> Iterable[tuple[nn.Module, float]]:
         """Modules that start from scratch, with the learning rate that they need beside trained weights."""
         return ()
+
+    @staticmethod
+    def usable(example: Example) -> bool:
+        """Whether an offline algorithm can learn from this one of the preference data."""
+        return True
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:

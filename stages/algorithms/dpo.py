@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.pairs import preference_pairs
+from stages.algorithms.pairs import has_pair, preference_pairs
 from stages.algorithms.parts import Parts
 from stages.config.schema import OfflineSettings
 from stages.config.target import check_target
@@ -36,6 +36,7 @@ class DPO(Algorithm):
 
     Settings = Settings
     offline = True
+    usable = staticmethod(has_pair)
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
         super().__init__(parts.policy)

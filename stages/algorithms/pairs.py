@@ -1,14 +1,15 @@
-"""Which completions of a batch form preference pairs."""
+"""Which completions are preferred to which, and which are good or bad by themselves."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from stages.algorithms.batch import Batch
+from stages.data.examples import Example
 
 
 def preference_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -28,3 +29,18 @@ def preference_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
                 rejected.append(first + worse)
         first += len(example.tree.completions)
     return torch.tensor(chosen, dtype=torch.long), torch.tensor(rejected, dtype=torch.long)
+
+
+def has_pair(example: Example) -> bool:
+    """Whether two of its completions score differently."""
+    return len(set(example.scores or [])) > 1
+
+
+def desirable(batch: Batch) -> Bool[Tensor, " batch"]:
+    """Per completion: better than the middle of its prompt's scores; all of one label: that label is above 0."""
+    good: list[bool] = []
+    for example in batch.examples:
+        scores = example.scores or []
+        middle = (min(scores) + max(scores)) / 2 if has_pair(example) else 0.0
+        good += [score > middle for score in scores]
+    return torch.tensor(good, dtype=torch.bool)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.pairs import preference_pairs
+from stages.algorithms.pairs import has_pair, preference_pairs
 from stages.losses.preference import bradley_terry
 
 
 class BradleyTerry(Algorithm):
     """Ouyang et al. 2022, equation 1; the unit is a pair. `policy` is the reward model."""
+
+    usable = staticmethod(has_pair)
 
     def forward(self, batch: Batch) -> Loss:
         rewards = self.policy(batch.trees)

@@ -69,8 +69,16 @@ def group_unpaired(records: list[Record]) -> list[Record]:
 
 
 def check_labels(record: Record) -> Record:
-    """A record of `group_unpaired`, each response once. Raises LeftOut where its labels cannot make a pair."""
-    return record if record.scores is None else _compared(record, "labels of one kind only for the prompt")
+    """A record of `group_unpaired`, each response once. Raises LeftOut where one response is called good and bad.
+
+    Labels of one kind stay: no pair can be made of them, but KTO learns from them.
+    """
+    if record.scores is None:
+        return record
+    if len(set(record.scores)) > 1:
+        return _compared(record, "one response with labels of both kinds")
+    texts = {str(text): text for text in record.completions}
+    return replace(record, completions=list(texts.values()), scores=record.scores[: len(texts)])
 
 
 def _compared(record: Record, tie: str) -> Record:

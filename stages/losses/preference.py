@@ -5,8 +5,9 @@ Log-ratios are log pi(y|x) - log pi_ref(y|x), summed over a completion's tokens.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Pairs = Float[Tensor, " pairs"]
@@ -39,3 +40,21 @@ def ipo(chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float) -> P
     TRL averages the log-ratios over tokens instead; sum is the paper's form.
     """
     return (chosen_logratios - rejected_logratios - 1 / (2 * beta)) ** 2
+
+
+def kto(
+    logratios: Float[Tensor, " batch"],
+    desirable: Bool[Tensor, " batch"],
+    kl: Float[Tensor, " batch"],
+    *,
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> Float[Tensor, " batch"]:
+    """w (1 - sigmoid(beta (h - z0))) where desirable, w (1 - sigmoid(beta (z0 - h))) where not; z0 = `kl`.
+
+    Ethayarajh et al. 2024 (KTO), equations 7 and 8. One value per completion; `kl` takes no gradient.
+    """
+    sign = torch.where(desirable, 1.0, -1.0)
+    weight = torch.where(desirable, desirable_weight, undesirable_weight)
+    return weight * (1 - torch.sigmoid(sign * beta * (logratios - kl)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def load_preferences(
-    run: Stage, settings: TrainingSettings, accelerator: Accelerator
+    run: Stage, settings: TrainingSettings, accelerator: Accelerator, usable: Callable[[Example], bool]
 ) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples whose completions carry scores that differ. Raises UserError where there are none.
+    """Training and held-out examples with scores from which can be learnt. Raises UserError where there are none.
 
     Every process samples the same, from the same seed, so that the data need not be sent around.
     """
@@ -39,11 +39,14 @@ def load_preferences(
     held_out = load_rows(run, "preference_test", settings.max_eval_samples)
     if any(example.scores is None for example in rows):
         rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
-    if not rows:
+    learnt = [example for example in rows if usable(example)]
+    if not learnt:
         raise UserError(
             "data.preference: no prompt has two completions that score differently; nothing to learn from"
         )
-    return rows, held_out
+    if len(learnt) < len(rows):
+        log.info("%d of %d prompts have completions that score differently", len(learnt), len(rows))
+    return learnt, [example for example in held_out if usable(example)]
 
 
 def _sample(

@@ -35,7 +35,7 @@ def setting(name: str):
     """An algorithm and its examples; online, with completions that every rank can be given again."""
     algorithm = make(name)
     examples = examples_of(name)
-    if name in ("grpo", "ppo"):
+    if name in ("grpo", "rloo", "ppo"):
         replay(algorithm, Replay(algorithm.parts.sampler, examples, settings_of(name)))
     return algorithm, examples
 
@@ -58,6 +58,7 @@ def two_ranks(name: str, monkeypatch, max_tokens: int, share: int) -> list[tuple
     monkeypatch.setattr(stages.training.step, "sum_over_ranks", ranks.sum)
     monkeypatch.setattr(stages.training.step, "max_over_ranks", ranks.max)
     monkeypatch.setattr(stages.algorithms.ppo, "sum_over_ranks", ranks.sum)
+    monkeypatch.setattr(stages.algorithms.kto, "sum_over_ranks", ranks.sum)
     copies = [copy.deepcopy(algorithm) for _ in range(2)]
 
     def work(rank: int):
@@ -86,7 +87,16 @@ def test_four_microbatches(name: str):
     expected, gradients, count = one_process(name, LARGE)
     assert count == 1
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
-    tokens = {"sft": 24, "reward_model": 36, "likelihood": 36, "dpo": 36, "grpo": 56, "ppo": 56}[name]
+    tokens = {
+        "sft": 24,
+        "reward_model": 36,
+        "likelihood": 36,
+        "dpo": 36,
+        "kto": 36,
+        "grpo": 56,
+        "rloo": 56,
+        "ppo": 56,
+    }[name]
     result, split_gradients, count = one_process(name, tokens)
     assert count >= 4
     assert_same(result, split_gradients, expected, gradients)

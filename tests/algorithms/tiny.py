@@ -15,9 +15,11 @@ from stages.algorithms.base import Algorithm
 from stages.algorithms.batch import Batch, batch_of
 from stages.algorithms.dpo import DPO
 from stages.algorithms.grpo import GRPO
+from stages.algorithms.kto import KTO
 from stages.algorithms.parts import Parts
 from stages.algorithms.ppo import PPO
 from stages.algorithms.reward_model import BradleyTerry
+from stages.algorithms.rloo import RLOO
 from stages.algorithms.sft import SFT
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
@@ -48,13 +50,17 @@ GRPO_ONLY = {
     "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28,
     "scale_rewards": True,
 }  # fmt: skip
+RLOO_ONLY = {"num_iterations": 1, "num_mini_batches": 1, "kl_coef": 0.05, "clip_range": 0.2}
+KTO_ONLY = {
+    "rewards": {}, "max_new_tokens": 6, "beta": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.5,
+}  # fmt: skip
 DPO_ONLY = {
     "rewards": {},
     "max_new_tokens": 6,
     "beta": 0.3,
     "loss": {"_target_": "stages.losses.preference.sigmoid"},
 }
-ALGORITHMS = ["sft", "reward_model", "likelihood", "dpo", "grpo", "ppo"]
+ALGORITHMS = ["sft", "reward_model", "likelihood", "dpo", "kto", "grpo", "rloo", "ppo"]
 Result = TypeVar("Result")
 
 
@@ -64,6 +70,7 @@ def settings_of(name: str, **changes: Any) -> Any:
         "likelihood": (TrainingSettings, TRAINING),
         "dpo": (DPO.Settings, TRAINING | DPO_ONLY), "grpo": (GRPO.Settings, ONLINE | GRPO_ONLY),
         "ppo": (PPO.Settings, ONLINE | PPO_ONLY),
+        "rloo": (RLOO.Settings, ONLINE | RLOO_ONLY), "kto": (KTO.Settings, TRAINING | KTO_ONLY),
     }  # fmt: skip
     kind, values = kinds[name]
     return kind(**(values | changes))
@@ -99,7 +106,9 @@ def make(name: str, policy: nn.Module | None = None, **changes: Any) -> Algorith
         return BradleyTerry(LikelihoodReward(policy))
     if name == "sft":
         return SFT(policy)
-    return {"dpo": DPO, "grpo": GRPO, "ppo": PPO}[name](settings_of(name, **changes), parts_of(policy))
+    return {"dpo": DPO, "kto": KTO, "grpo": GRPO, "rloo": RLOO, "ppo": PPO}[name](
+        settings_of(name, **changes), parts_of(policy)
+    )
 
 
 def examples_of(name: str, count: int = 8) -> list[Example]:
@@ -113,7 +122,7 @@ def examples_of(name: str, count: int = 8) -> list[Example]:
         prompt = [1, *ids(2 + index % 5)]
         if name == "sft":
             return Example(tree(prompt, [*ids(1 + (5 * index) % 9), EOS]), "", None, {})
-        if name in ("grpo", "ppo"):
+        if name in ("grpo", "rloo", "ppo"):
             return Example(tree(prompt), "", None, {})
         completions = [[*ids(1 + (3 * index + k) % 6), EOS] for k in range(2 + index % 2)]
         return Example(tree(prompt, *completions), "", [[1.0, 0.0], [0.0, 1.0, 1.0]][index % 2], {})

@@ -25,7 +25,7 @@ def check(root: Path, key: str, value: Any) -> None:
 
 
 def test_the_project_s_own_values_pass(root: Path) -> None:
-    for algorithm in ("ppo", "grpo", "dpo"):
+    for algorithm in ("ppo", "grpo", "rloo", "dpo", "kto"):
         check(root, "rl.algo", algorithm)
 
 
@@ -39,7 +39,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("data.preference.sampling.temprature", 1.0, "sampling.temprature'; did you mean 'temperature'?"),
     ("rl.gpro", {"beta": 0.1}, "unknown key 'rl.gpro'; did you mean 'grpo'?"),
     ("rl.algo", "gropo", "unknown algorithm 'gropo'; did you mean 'grpo'?"),
-    ("rl.algo", None, "unknown algorithm 'None'; known are dpo, grpo, ppo"),
+    ("rl.algo", None, "unknown algorithm 'None'; known are dpo, grpo, kto, ppo, rloo"),
     (
         "rl.ppo._target_",
         "stages.algorithms.ppo.PPP",

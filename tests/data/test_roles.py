@@ -70,13 +70,15 @@ def test_labels_of_one_prompt_are_put_together() -> None:
     ]
 
 
-def test_labels_make_pairs_only_where_there_are_both_kinds() -> None:
+def test_each_labelled_response_stays_once() -> None:
     for record in (PAIR, RANKING, PROMPT, DEMONSTRATION):
         assert check_labels(record) == record
     for scores in ([1.0], [0.0], [1.0, 1.0], [0.0, 0.0, 0.0]):
-        with pytest.raises(LeftOut, match="labels of one kind only"):
-            check_labels(Record("p", ["a", "b", "c"][: len(scores)], scores))
+        record = Record("p", ["a", "b", "c"][: len(scores)], scores)
+        assert check_labels(record) == record
+    once = check_labels(Record("p", ["a", "b", "a"], [1.0, 1.0, 1.0]))
+    assert (once.completions, once.scores) == (["a", "b"], [1.0, 1.0])
     assert check_labels(Record("p", ["a", "b", "b"], [1.0, 0.0, 0.0])).completions == ["a", "b"]
     # One response that is called both cannot differ from itself.
-    with pytest.raises(LeftOut, match="labels of one kind only"):
+    with pytest.raises(LeftOut, match="labels of both kinds"):
         check_labels(Record("p", ["a", "a"], [1.0, 0.0]))

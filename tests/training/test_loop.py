@@ -18,7 +18,7 @@ from tests.models.tiny import EOS, lora, tiny_llama, tree
 from tests.training.tiny import run
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "ppo"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "grpo", "rloo", "ppo"])
 def test_non_finite_numbers_stop_the_run_with_weights_whole_and_the_batch_kept(name: str, tmp_path: Path):
     algorithm = make(name)
     before = {key: value.clone() for key, value in algorithm.state_dict().items()}
@@ -107,7 +107,7 @@ def test_sft_learns_to_stop_and_still_stops_after_save_and_reload(adapters: bool
     assert all(rollout.finished == [True] for rollout in rollouts)
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo"])
+@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
 def test_rl_raises_what_is_rewarded(name: str, tmp_path: Path):
     settings = settings_of(name, max_steps=25, batch_size=8, learning_rate=5e-3)
     memory = run(make(name), examples_of(name), settings, tmp_path)
@@ -115,7 +115,7 @@ def test_rl_raises_what_is_rewarded(name: str, tmp_path: Path):
     assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 0.1
 
 
-@pytest.mark.parametrize("name", ["dpo", "reward_model"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "reward_model"])
 def test_preferences_are_learnt(name: str, tmp_path: Path):
     settings = settings_of(name, max_steps=20, batch_size=8, learning_rate=5e-3)
     memory = run(make(name), examples_of(name), settings, tmp_path)

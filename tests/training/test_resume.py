@@ -25,6 +25,7 @@ STEPS = {
 SEVERAL_PASSES = {
     "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "whiten_rewards": True},
     "grpo": {"num_iterations": 2, "num_mini_batches": 2},
+    "rloo": {"num_iterations": 2, "num_mini_batches": 2},
 }
 
 
@@ -60,7 +61,9 @@ def go(
         return algorithm, None
 
 
-CASES = [(name, False) for name in ALGORITHMS] + [(name, True) for name in ("sft", "dpo", "grpo", "ppo")]
+CASES = [(name, False) for name in ALGORITHMS] + [
+    (name, True) for name in ("sft", "dpo", "kto", "grpo", "rloo", "ppo")
+]
 
 
 @pytest.mark.parametrize(("name", "adapters"), CASES)

@@ -1,0 +1,84 @@
+"""KTO: hand-computed losses, labels, and a reference point recomputed with transformers alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stages.algorithms.batch import batch_of
+from stages.algorithms.kto import KTO
+from stages.algorithms.pairs import desirable
+from stages.data.examples import Example
+from stages.losses.preference import kto
+from tests.algorithms.test_dpo import summed_logprob
+from tests.algorithms.tiny import examples_of, experience_of, make
+from tests.models.tiny import shake, tiny_llama, tree
+
+EXAMPLES = [Example(tree([1, 9], [30, 31, 2]), "", [1.0], {}),
+            Example(tree([1, 8, 7], [50, 2], [60, 61, 62, 2]), "", [0.0, 1.0], {}),
+            Example(tree([1, 6], [40, 41, 2]), "", [0.0], {})]  # fmt: skip
+
+
+def test_losses_by_hand():
+    """beta 0.5, z0 0.4: good at h 2.4 has 1 - sigmoid(1) = 0.268941; bad at h -1.6 the same, weighted 2."""
+    losses = kto(
+        torch.tensor([2.4, -1.6, 0.4]), torch.tensor([True, False, True]), torch.full((3,), 0.4),
+        beta=0.5, desirable_weight=1.0, undesirable_weight=2.0,
+    )  # fmt: skip
+    assert losses.tolist() == pytest.approx([0.268941, 0.537883, 0.5], abs=1e-6)
+
+
+def test_what_is_good():
+    rows = [(4, [1.0]), (5, [0.0]), (6, [1.0, 1.0]), (7, [3.0, 2.0, 1.0]), (8, [1.0, 0.0, 0.0])]
+    examples = [Example(tree([1], *[[n, 9 + k] for k in range(len(s))]), "", s, {}) for n, s in rows]
+    assert desirable(batch_of(examples)).tolist() == [
+        True, False, True, True, True, False, False, True, False, False
+    ]  # fmt: skip
+
+
+def test_policy_equal_to_reference_gives_one_half():
+    algorithm = make("kto", undesirable_weight=1.0)
+    (batch,) = experience_of(algorithm, examples_of("kto"))
+    assert float(batch["kl"].abs().max()) == pytest.approx(0.0, abs=1e-5)
+    loss = algorithm(batch)
+    assert float(loss.total.detach() / loss.weight) == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_moved_policy_against_transformers_and_numpy(seed: int):
+    algorithm, reference = make("kto"), tiny_llama()
+    assert isinstance(algorithm, KTO)
+    shake(algorithm.policy, 0.05, seed)
+    (batch,) = experience_of(algorithm, EXAMPLES)
+    loss = algorithm(batch)
+
+    def logratio(prompt: list[int], completion: list[int]) -> float:
+        return summed_logprob(algorithm.policy, prompt, completion) - summed_logprob(
+            reference, prompt, completion
+        )
+
+    # each prompt with the first completion of the example before it
+    crossed = [([1, 9], [40, 41, 2]), ([1, 8, 7], [30, 31, 2]), ([1, 6], [50, 2])]
+    z0 = max(0.0, float(np.mean([logratio(*pair) for pair in crossed])))
+    assert batch["kl"].tolist() == pytest.approx([z0] * 4, abs=1e-4)
+    own = [([1, 9], [30, 31, 2]), ([1, 8, 7], [50, 2]), ([1, 8, 7], [60, 61, 62, 2]), ([1, 6], [40, 41, 2])]
+    signs, weights = [1, -1, 1, -1], [1.0, 1.5, 1.0, 1.5]
+    expected = [
+        w / (1 + math.exp(s * 0.3 * (logratio(*pair) - z0)))
+        for pair, s, w in zip(own, signs, weights, strict=True)
+    ]
+    assert float(loss.total.detach()) == pytest.approx(sum(expected), abs=1e-4)
+    assert float(loss.weight) == 4
+
+
+def test_the_reference_point_is_above_zero_for_one_of_the_seeds():
+    """Else the test above would compare zeros."""
+    found = []
+    for seed in (5, 6):
+        algorithm = make("kto")
+        shake(algorithm.policy, 0.05, seed)
+        found.append(float(experience_of(algorithm, EXAMPLES)[0]["kl"][0]))
+    assert max(found) > 0.01

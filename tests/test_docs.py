@@ -18,6 +18,8 @@ TABLES = {
     "algorithms/reward_model.md": ["training/default", "reward_model/default"],
     "algorithms/ppo.md": ["training/default", "training/online", "rl/ppo"],
     "algorithms/grpo.md": ["training/default", "training/online", "rl/grpo"],
+    "algorithms/rloo.md": ["training/default", "training/online", "rl/rloo"],
+    "algorithms/kto.md": ["training/default", "rl/kto"],
     "algorithms/dpo.md": ["training/default", "rl/dpo"],
 }
 ROW = re.compile(r"^\| `(\w+)` \| `(.+?)` \|", re.MULTILINE)

@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+PEER := .venv-bench/trl
 PORT ?= 5000
 
 # `accelerate`, which dvc.yaml names, must be the one of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test ui check lint clean
+.PHONY: help setup repro test ui check bench lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for
 
 check: $(READY) ## look for mistakes in params.yaml, without running anything
 	@$(BIN)/python -m stages.check && echo "params.yaml is fine"
+
+bench: $(READY) $(PEER)/.ready ## measure against TRL, which gets an environment of its own: WORK=dpo for one line
+	@$(BIN)/python -m benchmarks.bench $(WORK)
 
 lint: $(READY_DEV) ## ruff and pyright
 	@$(BIN)/ruff check .
@@ -57,4 +61,9 @@ $(READY): requirements.txt constraints.txt
 
 $(READY_DEV): $(READY) requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+$(PEER)/.ready: constraints.txt
+	@test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --disable-pip-version-check trl==1.16.0 -c constraints.txt
 	@touch $@

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 # Wall-clock numbers differ between two runs of the same code, and the CSV is part of what DVC hashes:
 # the same seed must write the same file. MLflow has them.
@@ -16,6 +16,8 @@ MISSING = "nan"
 class Curves:
     """One row per step, one column per metric; a step that is logged twice keeps the later value."""
 
+    wall_clock: ClassVar[bool] = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[int, dict[str, float]] = {}
@@ -24,7 +26,11 @@ class Curves:
         """Take a metrics event; other events are not curves."""
         if event["event"] != "metrics":
             return
-        metrics = {name: value for name, value in event["metrics"].items() if not name.startswith(WALL_CLOCK)}
+        metrics = {
+            name: value
+            for name, value in event["metrics"].items()
+            if name.startswith(WALL_CLOCK) == self.wall_clock
+        }
         if metrics:
             self._rows.setdefault(event["step"], {}).update(metrics)
 
@@ -42,6 +48,12 @@ class Curves:
         """Write what is there, if the folder still is: it may have been renamed into its place already."""
         if self.path.parent.is_dir():
             self.flush()
+
+
+class Timings(Curves):
+    """The wall-clock numbers alone, outside of what DVC hashes."""
+
+    wall_clock = True
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -12,11 +12,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stages.tracking import provenance
-from stages.tracking.curves import Curves
+from stages.tracking.curves import Curves, Timings
 from stages.tracking.spool import Spool
 from stages.tracking.tracker import Tracker
 
 CURVES = "curves.csv"
+TIMINGS = ".checkpoints/{stage}.timings.csv"  # of the last run
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,9 +32,9 @@ def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
     `tracking.enabled` is false, delivers to MLflow; on every other rank it keeps nothing."""
     if int(os.environ.get("RANK", "0")) != 0:
         return Tracker()
-    curves = Curves(Path(output_dir) / CURVES)
+    files = [Curves(Path(output_dir) / CURVES), Timings(PROJECT_ROOT / TIMINGS.format(stage=stage))]
     if not config.tracking.enabled:
-        return Tracker([curves])
+        return Tracker(files)
     root = tracking_root()
     start = {
         "event": "start",
@@ -50,8 +51,8 @@ def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
         spool.sender = start_sender(spool.folder, config, root)
     except OSError as error:  # a read-only folder, a full disk: tracking never stops a stage
         print(f"warning: this run is not tracked: {error}", file=sys.stderr)
-        return Tracker([curves])
-    return Tracker([curves, spool])
+        return Tracker(files)
+    return Tracker([*files, spool])
 
 
 def start_sender(folder: Path, config: DictConfig, root: Path) -> subprocess.Popen[Any]:

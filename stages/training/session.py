@@ -16,7 +16,7 @@ from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
 from stages.workspace import Stage
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -33,11 +33,17 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse the large blocks that every step frees, rather than map and fault them in again: a quarter of
-    a step on the CPU. Elsewhere than on Linux with glibc, nothing."""
+    """Have glibc reuse the blocks that every step frees, rather than map and fault them in again: up to a quarter of a
+    step on the CPU. Elsewhere than on Linux with glibc, nothing.
+
+    Blocks above 32 MiB, the most that glibc allows here, are still given back: kept, blocks of many sizes would split
+    the heap, and memory would grow with every new length of a batch.
+    """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 * 2**20)):
+        for option, value in (
+            (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 * 2**20),
+        ):  # fmt: skip
             libc.mallopt(option, value)
 
 

@@ -1,0 +1,92 @@
+"""Real data in the canonical formats, prepared by the pipeline itself, and written for the peer in the same order."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.works import Work
+from stages.data.examples import read_examples
+from stages.training.order import step_indices
+
+SEED = 0
+TURN = re.compile(r"\n\n(Human|Assistant): ")
+
+
+def read_rows(work: Work, folder: Path) -> list[dict[str, Any]]:
+    """Rows with an `index` that survives preparation. Raises SystemExit where the file is not there."""
+    path = folder / ("hh.jsonl" if work.data == "hh" else "arithmetic.jsonl")
+    if work.data == "arithmetic" and not path.exists():
+        _write_arithmetic(path)
+    if not path.exists():
+        raise SystemExit(
+            f"{path} is missing: put rows of HH-RLHF (chosen, rejected) there, see benchmarks/README.md"
+        )
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [pair(row) for row in rows] if work.data == "hh" else rows
+    return [row | {"index": index} for index, row in enumerate(row for row in rows if row)]
+
+
+def pair(row: dict[str, str]) -> dict[str, Any] | None:
+    """One pair as messages; None where the dialogues part before their last answer, or lack one."""
+    chosen, rejected = (_turns(row[side]) for side in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1] or not chosen[-1]["content"] or not rejected[-1]["content"]:
+        return None
+    if chosen == rejected or chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        return None
+    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+
+def _turns(text: str) -> list[dict[str, str]]:
+    _, *parts = TURN.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        {"role": roles[who], "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def _write_arithmetic(path: Path) -> None:
+    import reasoning_gym
+
+    data = reasoning_gym.create_dataset("chain_sum", size=600, seed=7, min_terms=2, max_terms=2, max_digits=2)
+    lines = [json.dumps({"prompt": row["question"], "answer": row["answer"]}) for row in data]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Run the prepare stage on `rows`; returns the overrides by which a stage finds its output."""
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [f"seed={SEED}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
+    verifier = "numeric" if work.data == "arithmetic" else "null"
+    overrides += [f"data.verifier={verifier}"]
+    for role in ("sft", "preference", "prompt"):
+        overrides += [f"data.{role}.source=files", f"data.{role}.path={source}", f"data.{role}.size=null"]
+    if work.data == "arithmetic":
+        overrides += ["data.sft.columns={prompt: prompt, completion: answer}"]
+    if not (folder / "prepare").exists():
+        command = [sys.executable, "-m", "stages.prepare", *overrides, f"hydra.run.dir={folder}"]
+        subprocess.run(command, check=True, capture_output=True)
+    link_base(folder)
+    inputs = {name: folder / name for name in ("prepare", "sft", "reward_model")}
+    return [*overrides, *(f"+run.inputs.{name}={path}" for name, path in inputs.items())]
+
+
+def link_base(folder: Path) -> None:
+    """The base model in the place of the sft model, and no reward model."""
+    for name in ("sft", "reward_model"):
+        (folder / name).mkdir(exist_ok=True)
+    if not (folder / "sft" / "model").exists():
+        (folder / "sft" / "model").symlink_to(folder / "prepare" / "model")
+
+
+def in_order(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The rows as our stage will take them, step by step: the peer reads them in sequence."""
+    examples = read_examples(folder / "prepare" / f"{work.role}.jsonl")
+    taken = [step_indices(step, len(examples), work.batch, SEED) for step in range(work.steps)]
+    return [rows[examples[index].columns["index"]] for indices in taken for index in indices]

@@ -1,0 +1,105 @@
+"""TRL on one work: run in TRL's own environment as `python benchmarks/peer.py <job.json>`; prints one line of JSON.
+
+A job holds the work, the ordered rows, the model's folder, the batch and what the trainer's config is to say.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.utils.data import SequentialSampler
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+
+TRAINERS = {
+    "sft": (SFTTrainer, SFTConfig), "reward_model": (RewardTrainer, RewardConfig), "dpo": (DPOTrainer, DPOConfig),
+    "kto": (KTOTrainer, KTOConfig), "grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig),
+}  # fmt: skip
+
+
+class Clock(TrainerCallback):
+    """Seconds of each optimizer step."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def on_step_begin(self, *_, **__):
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *_, **__):
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def dataset(work, rows):
+    if work == "sft":
+        return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    if work == "kto":  # good, bad, good, bad: a step has as many of each as on the other side
+        sides = (("chosen", True), ("rejected", False))
+        return [
+            {"prompt": r["prompt"], "completion": r[side], "label": label}
+            for r in rows
+            for side, label in sides
+        ]
+    if work in ("grpo", "rloo"):
+        return [{"prompt": [{"role": "user", "content": r["prompt"]}], "answer": r["answer"]} for r in rows]
+    return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+
+
+def exact(completions, answer, **_):
+    return [float(c[0]["content"].strip() == str(a)) for c, a in zip(completions, answer, strict=True)]
+
+
+def main():
+    job = json.loads(Path(sys.argv[1]).read_text())
+    work = job["work"]
+    trainer_class, config_class = TRAINERS[work]
+    online = work in ("grpo", "rloo")
+    generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
+    config = config_class(
+        output_dir=job["output"], use_cpu=True, bf16=True, max_steps=job["steps"], learning_rate=1e-6,
+        lr_scheduler_type="constant", per_device_train_batch_size=job["batch"] * generations, logging_steps=1,
+        report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **job["config"],
+    )  # fmt: skip
+    kind = AutoModelForSequenceClassification if work == "reward_model" else AutoModelForCausalLM
+    extra = {"num_labels": 1} if work == "reward_model" else {}
+    model = kind.from_pretrained(job["model"], dtype=torch.float32, **extra)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model.config.pad_token_id = tokenizer.pad_token_id
+    clock = Clock()
+    options = {"reward_funcs": exact} if online else {}
+    trainer = trainer_class(
+        model=model, args=config, train_dataset=Dataset.from_list(dataset(work, job["rows"])),
+        processing_class=tokenizer, callbacks=[clock], **options,
+    )  # fmt: skip
+    if not online:  # those have a sampler that repeats prompts
+        trainer._get_train_sampler = lambda data=None: SequentialSampler(data or trainer.train_dataset)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": clock.seconds, "losses": losses, "memory": peak}))
+
+
+if __name__ == "__main__":
+    main()

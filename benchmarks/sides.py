@@ -1,0 +1,102 @@
+"""One run of either side, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.works import OURS, Work
+from stages.tracking.curves import read_curves
+from stages.tracking.start import TIMINGS
+
+ROOT = Path(__file__).resolve().parents[1]
+PEER_VERSION = "1.16.0"
+PEER_PYTHON = ROOT / ".venv-bench" / "trl" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds of each step, and the peak of resident memory in GiB. `units` where they are not the same every step."""
+
+    seconds: list[float]
+    memory: float
+    units: float | None = None
+
+    def rate(self, work: Work) -> float:
+        """Units per second, the first step left out: it warms up."""
+        counted = self.seconds[1:]
+        units = self.units if self.units is not None else work.batch * work.units_per_example * len(counted)
+        return units / sum(counted)
+
+    def show(self, work: Work) -> str:
+        return f"{self.rate(work):.2f} {work.unit}, {self.memory:.1f} GiB"
+
+
+def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
+    """The stage as a user runs it by hand; its seconds come from its own curves."""
+    if work.stage == "rollout":
+        return _run_rollout("ours", folder)
+    output = folder / "ours"
+    section = f"rl.{work.algorithm}" if work.algorithm else work.stage
+    values = OURS | {"max_steps": work.steps, "batch_size": work.batch, "max_eval_samples": 1} | work.settings
+    own = [f"{section}.{key}={_hydra(value)}" for key, value in values.items()]
+    chosen = [f"rl.algo={work.algorithm}"] if work.algorithm else ["rl.algo=ppo"]
+    command = [
+        sys.executable,
+        "-m",
+        f"stages.{work.stage}",
+        *overrides,
+        *chosen,
+        *own,
+        f"hydra.run.dir={output}",
+    ]
+    memory = _run(command)[1]
+    seconds = [
+        value for _, value in read_curves(ROOT / TIMINGS.format(stage=work.stage))["perf/step_seconds"]
+    ]
+    return Run(seconds, memory)
+
+
+def run_peer(work: Work, rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Run:
+    """TRL's trainer on the same rows in the same order."""
+    if work.stage == "rollout":
+        return _run_rollout("generate", folder)
+    job = {
+        "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"), "batch": work.batch,
+        "steps": work.steps, "output": str(folder / "peer"), "config": work.peer | config,
+    }  # fmt: skip
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    printed, memory = _run([str(PEER_PYTHON), str(ROOT / "benchmarks" / "peer.py"), str(path)])
+    return Run(json.loads(printed.splitlines()[-1])["seconds"], memory)
+
+
+def _run_rollout(side: str, folder: Path) -> Run:
+    printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(folder)])
+    told = json.loads(printed.splitlines()[-1])
+    return Run(told["seconds"], memory, told["tokens"])
+
+
+def _run(command: list[str]) -> tuple[str, float]:
+    """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        printed.seek(0)
+        errors.seek(0)
+        if status:
+            raise RuntimeError(f"{' '.join(command[:4])} failed:\n{errors.read()[-3000:]}")
+        return printed.read(), usage.ru_maxrss / 2**20
+
+
+def _hydra(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_hydra(inner)}" for key, inner in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

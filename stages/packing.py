@@ -113,10 +113,7 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
         first.append(first[-1] + len(tree.completions))
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
-    sizes = [len(tree) - len(shared) for tree in trees]
-    rows = layout(sizes, max(ROW_LENGTH - len(shared), *sizes, 1))
-    length = len(shared) + max(sum(sizes[index] for index in row) for row in rows)
+    shared, sizes, rows, length = _plan(trees)
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
     grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]
@@ -141,6 +138,24 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
         input_ids, position_ids, tree_ids, branch, *columns.unbind(1),
         ends=torch.tensor(ends, device=device), shape=(first[-1], longest),
     )  # fmt: skip
+
+
+def _plan(trees: Sequence[Tree]) -> tuple[list[int], list[int], list[list[int]], int]:
+    """The tokens that all trees begin with, what each has beside them, which share a row, and the rows' length."""
+    shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
+    sizes = [len(tree) - len(shared) for tree in trees]
+    rows = layout(sizes, max(ROW_LENGTH - len(shared), *sizes, 1))
+    return shared, sizes, rows, len(shared) + max(sum(sizes[index] for index in row) for row in rows)
+
+
+def occupancy(trees: Sequence[Tree], max_tokens: int) -> tuple[int, int]:
+    """How many cells hold a token when these trees are packed in microbatches, and how many there are."""
+    held = cells = 0
+    for group in split([len(tree) for tree in trees], max_tokens):
+        shared, sizes, rows, length = _plan([trees[index] for index in group])
+        held += len(shared) * len(rows) + sum(sizes)
+        cells += length * len(rows)
+    return held, cells
 
 
 def _place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import torch
@@ -29,10 +30,12 @@ def roll_out(algorithm: Algorithm, parts: Parts, batch: Batch, settings: OnlineS
 
     A completion that is cut off before an end token scores `missing_eos_penalty` less (Huang et al. 2024, detail 4).
     """
+    began = time.perf_counter()
     prompts = [example.tree.prompt.input_ids for example in batch.examples]
     rollouts = parts.sampler.sample(
         prompts, settings.num_generations, settings.max_new_tokens, settings.temperature
     )
+    algorithm.observe("perf/rollout_seconds", torch.tensor([time.perf_counter() - began]))
     trees = [rollout.tree for rollout in rollouts]
     device = next(algorithm.parameters()).device
     logprobs = [torch.tensor(row, device=device) for rollout in rollouts for row in rollout.logprobs]

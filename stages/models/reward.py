@@ -71,6 +71,10 @@ class RewardModel(nn.Module):
         with torch.autocast(ends.device.type, enabled=False):
             return self.head(ends.float()).squeeze(-1)
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The vocabulary head, where the reward goes through one: as transformers' models have it."""
+        return self.model.get_output_embeddings()
+
     @property
     def head(self) -> nn.Module:
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

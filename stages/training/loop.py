@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from stages.config.schema import TrainingSettings
 from stages.data.examples import Example, write_examples
 from stages.distributed import sum_over_ranks
 from stages.training.checkpoints import Checkpoints
+from stages.training.meter import Meter
 from stages.training.optimizer import make_optimizer, make_scheduler
 from stages.training.order import seed_step, step_indices, total_steps
 from stages.training.step import NonFiniteError, StepResult, optimizer_step
@@ -60,6 +60,7 @@ def train(
     module, optimizer = accelerator.prepare(algorithm, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     checkpoints = Checkpoints(schedule.checkpoints, accelerator)
+    meter = Meter(algorithm.policy, accelerator.device, settings.max_tokens, settings.bf16)
     start, history = checkpoints.restore()
     tracker.load_state_dict(history)
     if start:
@@ -69,21 +70,24 @@ def train(
     silent = not accelerator.is_main_process
     progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=silent)
     for step in progress:
-        began = time.perf_counter()
         seed_step(schedule.seed, step, accelerator.process_index)
         batch = _batch(examples, step, settings, schedule.seed, accelerator)
         rate = float(scheduler.get_last_lr()[0])
-        results, tokens = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, step)
+        results = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, meter, step)
         scheduler.step()
         metrics = _metrics(results, algorithm, accelerator.device) | {"train/learning_rate": rate}
-        metrics |= _speed(tokens, began, accelerator.device)
+        metrics |= meter.step()
         if (step + 1) % settings.logging_steps == 0 or step + 1 == steps:
             tracker.log(metrics, step + 1)
             progress.set_postfix(_headline(metrics))
         if step + 1 == steps or (settings.eval_steps and (step + 1) % settings.eval_steps == 0):
-            _evaluate(algorithm, evaluate, tracker, step + 1, accelerator)
+            with meter.phase("evaluation"):
+                _evaluate(algorithm, evaluate, tracker, step + 1, accelerator)
         if (step + 1) % schedule.save_steps == 0 and step + 1 < steps:
-            checkpoints.save(step + 1, tracker.state_dict())
+            with meter.phase("checkpoint"):
+                checkpoints.save(step + 1, tracker.state_dict())
+    if not silent:
+        log.info("%s", meter.summary())
 
 
 def _batch(
@@ -96,20 +100,22 @@ def _batch(
 
 def _update(
     accelerator: Accelerator, module, algorithm: Algorithm, optimizer, batch: Batch, settings: TrainingSettings,
-    schedule: Schedule, step: int,
-) -> tuple[list[StepResult], int]:  # fmt: skip
-    """One optimizer step per minibatch of the batch's experience; returns their results and the tokens trained on."""
-    results, tokens = [], 0
-    with torch.no_grad(), accelerator.autocast():
+    schedule: Schedule, meter: Meter, step: int,
+) -> list[StepResult]:  # fmt: skip
+    """One optimizer step per minibatch of the batch's experience."""
+    results = []
+    with meter.phase("experience"), torch.no_grad(), accelerator.autocast():
         experience = list(algorithm.experience(batch))
     module.train()
     for minibatch in experience:
+        meter.count(minibatch)
         try:
-            results.append(
-                optimizer_step(
-                    accelerator, module, optimizer, minibatch, settings.max_tokens, settings.max_grad_norm
+            with meter.phase("training"):
+                results.append(
+                    optimizer_step(
+                        accelerator, module, optimizer, minibatch, settings.max_tokens, settings.max_grad_norm
+                    )
                 )
-            )
         except NonFiniteError as error:
             schedule.checkpoints.mkdir(parents=True, exist_ok=True)
             path = (
@@ -117,8 +123,7 @@ def _update(
             )
             write_examples(path, minibatch.seen())
             raise NonFiniteError(f"step {step}: {error}; its examples are in {path}") from error
-        tokens += sum(len(tree) for tree in minibatch.trees)
-    return results, tokens
+    return results
 
 
 def _metrics(results: list[StepResult], algorithm: Algorithm, device: torch.device) -> dict[str, float]:
@@ -137,12 +142,6 @@ def _metrics(results: list[StepResult], algorithm: Algorithm, device: torch.devi
         metrics[name] = total / count if count else math.nan
     algorithm.observed.clear()
     return metrics
-
-
-def _speed(tokens: int, began: float, device: torch.device) -> dict[str, float]:
-    seconds = time.perf_counter() - began
-    everywhere = float(sum_over_ranks(torch.tensor(float(tokens), device=device)))
-    return {"perf/step_seconds": seconds, "perf/tokens_per_second": everywhere / seconds}
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, str]:

@@ -72,7 +72,12 @@ def _validate_rl(config: DictConfig) -> None:
 def _settings_of(config: DictConfig, name: str, algorithms: list[str]) -> type[Settings]:
     target = _section(config, f"rl.{name}").get("_target_")
     if target is None:  # no conf/rl/<name>.yaml gave it one
-        others = [algorithm for algorithm in algorithms if algorithm != name]
+        section = _section(config, "rl")
+        others = [
+            other
+            for other in algorithms
+            if OmegaConf.is_dict(section[other]) and "_target_" in section[other]
+        ]
         raise UserError(f"params.yaml: unknown key 'rl.{name}'{nearest(name, others)}")
     module, _, kind = str(target).rpartition(".")
     try:

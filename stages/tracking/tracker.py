@@ -47,7 +47,7 @@ class Tracker:
         self._write(self._event("dataset", name=name, digest=digest, rows=int(rows)))
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log a table of plain values, one mapping per row; columns are all keys that occur. `<name>.json` in MLflow."""
+        """Log a table of plain values, one mapping per row; its columns are all keys that occur. `<name>.json`."""
         self._write(self._event("table", name=name, rows=[dict(row) for row in rows]))
 
     def log_artifact(self, path: Path) -> None:

@@ -26,7 +26,7 @@ class Work:
     algorithm: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     peer: dict[str, Any] = field(default_factory=dict)
-    steps: int = 6
+    steps: int = 4
 
 
 ONLINE = {

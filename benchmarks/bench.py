@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import in_order, prepare, read_rows
-from benchmarks.sides import PEER_VERSION, Run, run_ours, run_peer
+from benchmarks.sides import Run, run_ours, run_peer
 from benchmarks.works import DEFAULT, TUNED, WORKS, Work
 
 HERE = Path(__file__).resolve().parent
@@ -41,20 +41,26 @@ def measure(work: Work, config: str, pairs: int, data: Path) -> list[dict[str, A
         ours.append(run_ours(work, overrides, folder))
         peers.append(run_peer(work, ordered, CONFIGS[config], folder))
         print(f"{work.name}, {config}: {ours[-1].show(work)} against {peers[-1].show(work)}", file=sys.stderr)
-    speed = line(work.name, work.unit, config, ours, peers, lambda run: run.rate(work))
-    memory = line(f"{work.name}_memory", "GiB", config, ours, peers, lambda run: run.memory)
+    speed = line(work, work.name, work.unit, config, ours, peers, lambda run: run.rate(work))
+    memory = line(work, f"{work.name}_memory", "GiB", config, ours, peers, lambda run: run.memory)
     return [speed, memory]
 
 
 def line(
-    name: str, unit: str, config: str, ours: list[Run], peers: list[Run], value: Callable[[Run], float]
+    work: Work,
+    name: str,
+    unit: str,
+    config: str,
+    ours: list[Run],
+    peers: list[Run],
+    value: Callable[[Run], float],
 ) -> dict[str, Any]:
     """One result: medians of both sides, the median ratio, and its spread."""
     pairs = [(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)]
     ratios = [mine / theirs for mine, theirs in pairs]
     mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {
-        "work": name, "unit": unit, "ours": round(mine, 3), "peer": round(theirs, 3), "peer_version": PEER_VERSION,
+        "work": name, "unit": unit, "ours": round(mine, 3), "peer": round(theirs, 3), "peer_version": work.peer_version,
         "peer_config": config, "ratio": round(statistics.median(ratios), 2),
         "spread": [round(min(ratios), 2), round(max(ratios), 2)],
     }  # fmt: skip
@@ -78,7 +84,7 @@ def write(results: list[dict[str, Any]]) -> Path:
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    table = Table("work", "unit", "ours", f"TRL {PEER_VERSION}", "config", "ratio", "lowest", "highest")
+    table = Table("work", "unit", "ours", "peer", "config", "ratio", "lowest", "highest")
     for result in results:
         names = ("work", "unit", "ours", "peer", "peer_config", "ratio")
         table.add_row(*(str(result[name]) for name in names), *map(str, result["spread"]))

@@ -68,7 +68,7 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     for role in ("sft", "preference", "prompt"):
         overrides += [f"data.{role}.source=files", f"data.{role}.path={source}", f"data.{role}.size=null"]
     if work.data == "arithmetic":
-        overrides += ["data.sft.columns={prompt: prompt, completion: answer}"]
+        overrides += ["+data.sft.columns={prompt: prompt, completion: answer}"]
     if not (folder / "prepare").exists():
         command = [sys.executable, "-m", "stages.prepare", *overrides, f"hydra.run.dir={folder}"]
         subprocess.run(command, check=True, capture_output=True)

@@ -16,7 +16,6 @@ from stages.tracking.curves import read_curves
 from stages.tracking.start import TIMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-PEER_VERSION = "1.16.0"
 PEER_PYTHON = ROOT / ".venv-bench" / "trl" / "bin" / "python"
 
 

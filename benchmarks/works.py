@@ -27,6 +27,7 @@ class Work:
     settings: dict[str, Any] = field(default_factory=dict)
     peer: dict[str, Any] = field(default_factory=dict)
     steps: int = 4
+    peer_version: str = "1.16.0"
 
 
 ONLINE = {
@@ -50,6 +51,7 @@ WORKS = {
              settings=ONLINE, peer=ONLINE_PEER),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
              settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER),
-        Work("rollout", "rollout", "tokens/s", "arithmetic", "prompt", batch=4, steps=4),
+        Work("rollout", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,
+             peer_version="generate of transformers 5.23.0"),
     )
 }  # fmt: skip

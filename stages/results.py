@@ -12,6 +12,7 @@ from rich.table import Table
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
 
+WIDTH = 110  # of the table: narrower, it would break every interval
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
     ("metrics", ".venv/bin/dvc metrics show", "and `.venv/bin/dvc metrics diff` against the last commit"),
@@ -56,7 +57,9 @@ def main() -> int:
     if not path.exists():
         print(f"error: there is no {path}; run `make repro` first", file=sys.stderr)
         return 2
-    show(json.loads(path.read_text()), Console())
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    show(json.loads(path.read_text()), console)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -23,12 +24,15 @@ from stages.training.preferences import load_preferences
 from stages.training.session import make_accelerator, run_training
 from stages.workspace import Stage
 
+log = logging.getLogger(__name__)
+
 
 @entry("reward_model")
 def main(run: Stage) -> None:
     if not needs_reward_model(run.config):
         # Constant, so that under such an algorithm a change of this stage's settings re-runs nothing after it.
         if run.is_main:
+            log.info("not needed: the rewards of rl.%s do not name reward_model", run.config.rl.algo)
             (run.output / "marker.json").write_text(json.dumps({"trained": False}) + "\n")
         return
     settings = read(run.config, "reward_model", RewardModelSettings)

@@ -31,8 +31,10 @@ def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
 def summary(role: str, report: dict[str, Any]) -> str:
     """One line for the log."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
+    excluded = report["excluded_for_held_out_prompts"]
+    aside = f", {excluded} left aside (their prompt is held out)" if excluded else ""
     return (
-        f"{role}: {report['read']} rows read, {report['train']} to train on, {report['test']} held out, "
+        f"{role}: {report['read']} rows read, {report['train']} to train on, {report['test']} held out{aside}, "
         f"{report['truncated']} truncated; dropped: {left_out}"
     )
 

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from stages.models.hidden import backbone
 from stages.packing import Node, Tree
 from stages.rollout.generate import generate
 from stages.rollout.in_flight import InFlight, Row
 from stages.rollout.rollout import Rollout
+
+PATIENCE = 10  # seconds of sampling before a progress bar appears
 
 
 class Sampler:
@@ -67,6 +70,8 @@ class Sampler:
         # Longest first: rows of like length share a prefill, and the last rows to finish are the short ones.
         waiting = deque(sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)))
         done: dict[int, list[Row]] = {index: [] for index in range(len(prompts))}
+        total = len(prompts) * num_generations
+        progress = tqdm(total=total, desc="sampling", unit="sample", delay=PATIENCE, leave=False)
         while waiting or batch.rows:
             admitted = self._admit(waiting, prompts, num_generations, max_new_tokens, batch)
             if admitted:
@@ -75,6 +80,8 @@ class Sampler:
                 batch.decode()
             for row in batch.collect(self.eos_token_ids, max_new_tokens):
                 done[row.prompt].append(row)
+                progress.update()
+        progress.close()
         return [_rollout(prompts[index], rows) for index, rows in done.items()]
 
     def _refresh(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from hydra.utils import get_class
+from transformers import PreTrainedTokenizerBase
 
 from stages.algorithms.parts import Parts
+from stages.config.schema import TrainingSettings
 from stages.config.validate import read
-from stages.data.base_model import read_base_model
+from stages.data.base_model import BaseModel, read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
@@ -22,36 +24,18 @@ from stages.workspace import Stage
 
 @entry("rl")
 def main(run: Stage) -> None:
-    config = run.config.rl[run.config.rl.algo]
-    kind = get_class(config._target_)
+    kind = get_class(run.config.rl[run.config.rl.algo]._target_)
     settings = read(run.config, f"rl.{run.config.rl.algo}", kind.Settings)
     base = read_base_model(run.input("prepare"))
     tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
     accelerator = make_accelerator(settings)
-    torch.manual_seed(run.config.seed)  # adapters start from random weights
-    sft = run.input("sft") / "model"
-    model = load_model(sft, trust_remote_code=base.trust_remote_code)
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-
-    def learned() -> LearnedReward:
-        return LearnedReward(
-            run.input("reward_model") / "model", settings.max_tokens, bf16=settings.bf16, device=accelerator.device,
-            trust_remote_code=base.trust_remote_code,
-        )  # fmt: skip
-
-    verifier = run.config.data.verifier
-    parts = Parts(
-        policy=add_adapter(model, run.config.model).to(accelerator.device),
-        eos_token_ids=base.stop_token_ids,
-        sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
-        build_rewards=lambda: Rewards.from_config(dict(config.rewards), verifier, tokenizer, learned),
-    )
+    parts = make_parts(run, settings, base, tokenizer, accelerator.device)
     if kind.offline:
         rows, _ = load_preferences(run, settings, accelerator, kind.usable)
     else:
         rows = load_rows(run, "prompt")
     held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
+    verifier = run.config.data.verifier
     judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)
 
@@ -62,7 +46,36 @@ def main(run: Stage) -> None:
 
     if run.is_main:
         merge = run.config.model.merge_adapter
+        sft = run.input("sft") / "model"
         save_model(parts.policy, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+
+
+def make_parts(
+    run: Stage,
+    settings: TrainingSettings,
+    base: BaseModel,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+) -> Parts:
+    """The policy, from the sft model, and what the algorithm may ask for beside it."""
+    torch.manual_seed(run.config.seed)  # adapters start from random weights
+    model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code)
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+
+    def learned() -> LearnedReward:
+        return LearnedReward(
+            run.input("reward_model") / "model", settings.max_tokens, bf16=settings.bf16, device=device,
+            trust_remote_code=base.trust_remote_code,
+        )  # fmt: skip
+
+    weights = dict(run.config.rl[run.config.rl.algo].rewards)
+    return Parts(
+        policy=add_adapter(model, run.config.model).to(device),
+        eos_token_ids=base.stop_token_ids,
+        sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        build_rewards=lambda: Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
+    )
 
 
 if __name__ == "__main__":

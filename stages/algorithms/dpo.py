@@ -11,10 +11,11 @@ from pydantic import Field, field_validator
 
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.pairs import has_pair, preference_pairs
+from stages.algorithms.pairs import preference_pairs
 from stages.algorithms.parts import Parts
 from stages.config.schema import OfflineSettings
 from stages.config.target import check_target
+from stages.data.examples import has_pair
 from stages.models.logprobs import completion_logprobs
 
 

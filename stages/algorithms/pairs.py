@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from stages.algorithms.batch import Batch
-from stages.data.examples import Example
+from stages.data.examples import has_pair
 
 
 def preference_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -29,11 +29,6 @@ def preference_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
                 rejected.append(first + worse)
         first += len(example.tree.completions)
     return torch.tensor(chosen, dtype=torch.long), torch.tensor(rejected, dtype=torch.long)
-
-
-def has_pair(example: Example) -> bool:
-    """Whether two of its completions score differently."""
-    return len(set(example.scores or [])) > 1
 
 
 def desirable(batch: Batch) -> Bool[Tensor, " batch"]:

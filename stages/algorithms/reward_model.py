@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.pairs import has_pair, preference_pairs
+from stages.algorithms.pairs import preference_pairs
+from stages.data.examples import has_pair
 from stages.losses.preference import bradley_terry
 
 

@@ -26,6 +26,11 @@ class Example:
     columns: dict[str, Any]
 
 
+def has_pair(example: Example) -> bool:
+    """Whether two of its completions score differently."""
+    return len(set(example.scores or [])) > 1
+
+
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """One JSON object a line, in the given order, so that equal examples are equal bytes."""
     with path.open("w", encoding="utf-8") as file:

@@ -77,17 +77,22 @@ def check_labels(record: Record) -> Record:
         return record
     if len(set(record.scores)) > 1:
         return _compared(record, "one response with labels of both kinds")
-    texts = {str(text): text for text in record.completions}
-    return replace(record, completions=list(texts.values()), scores=record.scores[: len(texts)])
+    return _each_once(record)
 
 
 def _compared(record: Record, tie: str) -> Record:
-    """Each response once, the first that is equal to others. Raises LeftOut for `tie` where all score alike."""
+    """Each response once. Raises LeftOut for `tie` where all score alike."""
+    once = _each_once(record)
+    if len(set(once.scores or [])) < 2:
+        raise LeftOut(tie)
+    return once
+
+
+def _each_once(record: Record) -> Record:
+    """Of responses that are equal, the first, with its score."""
     first = {str(text): index for index, text in reversed(list(enumerate(record.completions)))}
     kept = sorted(first.values())
     scores = [(record.scores or [])[index] for index in kept]
-    if len(set(scores)) < 2:
-        raise LeftOut(tie)
     return replace(record, completions=[record.completions[index] for index in kept], scores=scores)
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from stages.packing import Node, Tree
 from stages.rollout.rollout import Rollout
 
 
@@ -93,10 +92,10 @@ def _rollout(
     stops: frozenset[int],
 ) -> Rollout:
     """Each row up to its first end token."""
-    nodes, kept, finished = [], [], []
+    completions, kept, finished = [], [], []
     for row, values in zip(ids[:, len(prompt) :].tolist(), logprobs.tolist(), strict=True):
         end = next((index + 1 for index, token in enumerate(row) if token in stops), len(row))
-        nodes.append(Node(row[:end], [True] * end))
+        completions.append(row[:end])
         kept.append(values[:end])
         finished.append(row[end - 1] in stops)
-    return Rollout(Tree(Node(prompt, [False] * len(prompt)), nodes), kept, finished)
+    return Rollout.of(prompt, completions, kept, finished)

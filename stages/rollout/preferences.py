@@ -8,7 +8,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from stages.data.examples import Example
+from stages.data.examples import Example, has_pair
 from stages.data.settings import SamplingSettings
 from stages.packing import Tree
 from stages.rollout.rollout import Rollout
@@ -37,7 +37,7 @@ def rank_samples(
         replace(example, tree=tree, scores=[next(scores) * ended for ended in _ended(tree, rollout)])
         for example, tree, rollout in zip(examples, trees, rollouts, strict=True)
     ]
-    return [example for example in ranked if len(set(example.scores or [])) > 1]
+    return [example for example in ranked if has_pair(example)]
 
 
 def _ended(tree: Tree, rollout: Rollout) -> list[bool]:

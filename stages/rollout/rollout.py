@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.packing import Tree
+from stages.packing import Node, Tree
 
 
 @dataclass(frozen=True)
@@ -14,3 +14,15 @@ class Rollout:
     tree: Tree
     logprobs: list[list[float]]  # one list per completion, one number per token
     finished: list[bool]  # False where max_new_tokens came before an end token
+
+    @classmethod
+    def of(
+        cls,
+        prompt: list[int],
+        completions: list[list[int]],
+        logprobs: list[list[float]],
+        finished: list[bool],
+    ) -> Rollout:
+        """From token ids: the prompt is given, every token of a completion is sampled."""
+        nodes = [Node(ids, [True] * len(ids)) for ids in completions]
+        return cls(Tree(Node(prompt, [False] * len(prompt)), nodes), logprobs, finished)

@@ -11,7 +11,6 @@ from torch import nn
 from tqdm import tqdm
 
 from stages.models.hidden import backbone
-from stages.packing import Node, Tree
 from stages.rollout.generate import generate
 from stages.rollout.in_flight import InFlight, Row
 from stages.rollout.rollout import Rollout
@@ -107,6 +106,5 @@ class Sampler:
 
 
 def _rollout(prompt: list[int], rows: list[Row]) -> Rollout:
-    nodes = [Node(row.input_ids, [True] * len(row.input_ids)) for row in rows]
-    tree = Tree(Node(prompt, [False] * len(prompt)), nodes)
-    return Rollout(tree, [row.logprobs for row in rows], [row.finished for row in rows])
+    ids, logprobs = [row.input_ids for row in rows], [row.logprobs for row in rows]
+    return Rollout.of(prompt, ids, logprobs, [row.finished for row in rows])

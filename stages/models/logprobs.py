@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stages.models.hidden import hidden_states
-from stages.packing import Packed, Tree, pack, split
+from stages.models.hidden import hidden_states, pack_for
+from stages.packing import Packed, Tree, split
 
 HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in float32 is 200 MB
 
@@ -27,10 +27,12 @@ class TokenLogprobs(NamedTuple):
 
 
 def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
-    """Logits as float32 (under autocast computed in its precision), with the scalings that some families apply outside
-    their head."""
-    config = model.config
-    logits = model.get_output_embeddings()(states).float()
+    """Logits as float32; under autocast computed in its precision."""
+    return scaled_logits(model.config, model.get_output_embeddings()(states).float())
+
+
+def scaled_logits(config: Any, logits: Float[Tensor, "targets vocab"]) -> Float[Tensor, "targets vocab"]:
+    """With the scalings that some families apply outside their head."""
     if getattr(config, "logit_scale", None):  # Cohere
         logits = logits * config.logit_scale
     if getattr(config, "logits_scaling", None):  # Granite
@@ -88,10 +90,22 @@ def completion_logprobs(
     """
 
     def score(group: list[Tree]) -> TokenLogprobs:
-        packed = pack(group, device=next(model.parameters()).device)
+        packed = pack_for(model, group)
         return target_logprobs(model, packed, hidden_states(model, packed), temperature)
 
     return TokenLogprobs(*map_microbatches(score, trees, max_tokens)) if max_tokens else score(list(trees))
+
+
+def sequence_logprobs(
+    model: nn.Module, trees: Sequence[Tree], *, max_tokens: int | None = None
+) -> Float[Tensor, " batch"]:
+    """Log-probability of each whole completion, in nats: the sum over its tokens that are trained on. Microbatches as
+    in `completion_logprobs`."""
+
+    def score(group: Sequence[Tree]) -> tuple[Tensor]:
+        return (completion_logprobs(model, group).logprobs.sum(1),)
+
+    return map_microbatches(score, trees, max_tokens)[0] if max_tokens else score(trees)[0]
 
 
 def map_microbatches(score, trees: Sequence[Tree], max_tokens: int) -> list[Tensor]:

@@ -3,44 +3,62 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 class KeyValueCache:
     """What transformers calls a cache, without its concatenation of the whole past at every token.
 
-    A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length.
+    A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length. What is
+    attended to is as wide as the longest row, or, where `static`, as the buffers: the same shape at every step, and
+    no length is read back from the device.
     """
 
-    def __init__(self, lengths: Int[Tensor, " rows"], capacity: int) -> None:
+    def __init__(self, lengths: Int[Tensor, " rows"], capacity: int, *, static: bool = False) -> None:
         self.lengths = lengths  # tokens already stored, per row
         self.capacity = capacity
-        self.keys: list[Tensor] = []  # one [rows, heads, capacity, head_dim] per layer
+        self.static = static
+        self.keys: list[Tensor] = []  # one [rows, capacity, heads, head_dim] per layer
         self.values: list[Tensor] = []
+        self._slots = lengths  # of the tokens that the current step writes, in the flattened buffers
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
 
+    def positions(self, new: int) -> Int[Tensor, "rows new"]:
+        """Of the `new` tokens about to be written."""
+        return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
+
     def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *_args, **_kwargs
-    ) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer with [rows, heads, new, head_dim]; returns what it attends to."""
-        new = keys.shape[2]
+        self,
+        keys: Float[Tensor, "rows heads new head_dim"],
+        values: Float[Tensor, "rows heads new head_dim"],
+        layer_idx: int,
+        *_args,
+        **_kwargs,
+    ) -> tuple[Float[Tensor, "rows heads width head_dim"], Float[Tensor, "rows heads width head_dim"]]:
+        """Called by each attention layer; returns what it attends to."""
+        rows, _, new, _ = keys.shape
+        if layer_idx == 0:
+            first = torch.arange(rows, device=keys.device)[:, None] * self.capacity
+            self._slots = (first + self.positions(new)).flatten()
         if layer_idx == len(self.keys):
             for store, tensor in ((self.keys, keys), (self.values, values)):
-                store.append(tensor.new_zeros(*tensor.shape[:2], self.capacity, tensor.shape[3]))
-        rows = torch.arange(len(self.lengths), device=keys.device)[:, None]
-        slots = self.lengths[:, None] + torch.arange(new, device=keys.device)
-        self.keys[layer_idx][rows, :, slots] = keys.transpose(1, 2)
-        self.values[layer_idx][rows, :, slots] = values.transpose(1, 2)
-        width = self.get_seq_length() + new
-        return self.keys[layer_idx][:, :, :width], self.values[layer_idx][:, :, :width]
+                store.append(tensor.new_zeros(rows, self.capacity, tensor.shape[1], tensor.shape[3]))
+        for buffer, tensor in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
+            buffer.flatten(0, 1).index_copy_(0, self._slots, tensor.transpose(1, 2).flatten(0, 1))
+        width = self._width(new)
+        return (
+            self.keys[layer_idx][:, :width].transpose(1, 2),
+            self.values[layer_idx][:, :width].transpose(1, 2),
+        )
 
     def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
         """What each of the `new` tokens about to be written may attend to: its row's past, and itself."""
-        slots = torch.arange(self.get_seq_length() + new, device=self.lengths.device)
-        last = (self.lengths[:, None] + torch.arange(new, device=self.lengths.device))[:, :, None]
+        slots = torch.arange(self._width(new), device=self.lengths.device)
+        last = self.positions(new)[:, :, None]
         mask = slots <= last
         if window is not None:
             mask &= slots > last - window
@@ -52,6 +70,24 @@ class KeyValueCache:
         self.keys = [keys.index_select(0, rows) for keys in self.keys]
         self.values = [values.index_select(0, rows) for values in self.values]
 
+    def shrink(self, running: list[int]) -> list[int]:
+        """Keep these rows, the last ones moved into the places of those that go; returns who is where."""
+        count = len(running)
+        holes = sorted(set(range(count)) - set(running))
+        movers = [row for row in running if row >= count]
+        order = list(range(count))
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        to, source = (
+            torch.tensor(rows, dtype=torch.long, device=self.lengths.device) for rows in (holes, movers)
+        )
+        for buffers in ([self.lengths], self.keys, self.values):
+            for index, buffer in enumerate(buffers):
+                buffer.index_copy_(0, to, buffer.index_select(0, source))
+                buffers[index] = buffer[:count]
+        self.lengths = self.lengths[:count]
+        return order
+
     def extend(self, other: KeyValueCache) -> None:
         """Append the rows of another cache, growing the narrower one's capacity."""
         capacity = max(self.capacity, other.capacity)
@@ -61,6 +97,9 @@ class KeyValueCache:
                 mine[layer] = torch.cat([_widen(old, capacity), _widen(new, capacity)])
         self.capacity = capacity
 
+    def _width(self, new: int) -> int:
+        return self.capacity if self.static else self.get_seq_length() + new
+
 
 def _widen(buffer: Tensor, capacity: int) -> Tensor:
-    return torch.nn.functional.pad(buffer, (0, 0, 0, capacity - buffer.shape[2]))
+    return F.pad(buffer, (0, 0, 0, 0, 0, capacity - buffer.shape[1]))

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stages.models.hidden import attention_masks, backbone
-from stages.models.logprobs import lm_head
 from stages.packing import common_prefix
-from stages.rollout.attention import grouped_queries
 from stages.rollout.cache import KeyValueCache
+from stages.rollout.decoder import Decoder
+from stages.rollout.recorded import RecordedStep
 from stages.rollout.sampling import draw
+
+IDLE_SHARE = 0.25  # of rows that have ended, before the rest is moved together where shapes are to stay
 
 
 @dataclass
@@ -24,99 +25,101 @@ class Row:
     input_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finished: bool = False
+    ended: bool = False  # finished, or as long as it may get
 
 
 class InFlight:
     """The rows in flight, and their cache."""
 
-    def __init__(self, model: nn.Module, temperature: float) -> None:
-        self.model = model
+    def __init__(self, decoder: Decoder, temperature: float) -> None:
+        self.decoder = decoder
         self.temperature = temperature
         self.rows: list[Row] = []
         self.cache: KeyValueCache | None = None
         self.peak = 0
-        self.device = next(model.parameters()).device
+        self.recorded: RecordedStep | None = None
 
     @property
     def capacity(self) -> int:
         return self.cache.capacity if self.cache else 0
 
+    @property
+    def running(self) -> int:
+        return sum(not row.ended for row in self.rows)
+
     def prefill(
         self, admitted: list[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int
     ) -> None:
         """Run what the prompts begin with once, the rest of each prompt once, and draw each row's first token."""
+        self._close_ranks()
         chosen = [prompts[index] for index in admitted]
         shared = min(
             common_prefix(chosen), min(map(len, chosen)) - 1
         )  # every prompt keeps a token of its own
         cache = KeyValueCache(self._tensor([0]), max(map(len, chosen)) + max_new_tokens)
         if shared:
-            self._forward(self._tensor([chosen[0][:shared]]), cache)
+            self.decoder.states(self._tensor([chosen[0][:shared]]), cache)
             cache.lengths += shared
         cache.select(self._tensor([0] * len(chosen)))
         width = max(map(len, chosen)) - shared
-        states = self._forward(self._tensor([_padded(prompt[shared:], width) for prompt in chosen]), cache)
-        own = self._tensor([len(prompt) - shared for prompt in chosen])
-        last = states[torch.arange(len(chosen), device=self.device), own - 1]
-        cache.lengths = cache.lengths + own
-        expand = torch.arange(len(chosen), device=self.device).repeat_interleave(group)
+        own = [prompt[shared:] + [0] * (width + shared - len(prompt)) for prompt in chosen]
+        states = self.decoder.states(self._tensor(own), cache)
+        lengths = self._tensor([len(prompt) - shared for prompt in chosen])
+        last = states[torch.arange(len(chosen), device=states.device), lengths - 1]
+        cache.lengths = cache.lengths + lengths
+        expand = torch.arange(len(chosen), device=states.device).repeat_interleave(group)
         cache.select(expand)
         rows = [Row(index) for index in admitted for _ in range(group)]
-        self._draw(rows, lm_head(self.model, last)[expand])
+        self._draw(rows, self.decoder.logits(last)[expand])
         self.rows += rows
         if self.cache is None:
             self.cache = cache
         else:
             self.cache.extend(cache)
+        self.cache.static = self.decoder.static
         self.peak = len(self.rows)
 
     def decode(self) -> None:
-        """One token for every row."""
+        """One token for every row; rows that have ended only keep their places."""
         assert self.cache is not None
-        states = self._forward(self._tensor([[row.input_ids[-1]] for row in self.rows]), self.cache)
-        self.cache.lengths = self.cache.lengths + 1
-        self._draw(self.rows, lm_head(self.model, states[:, 0]))
+        last = self._tensor([[row.input_ids[-1]] for row in self.rows])
+        if self.recorded:
+            logits = self.recorded(last)
+        else:
+            logits = self.decoder.logits(self.decoder.states(last, self.cache)[:, 0])
+            if self.cache.static:
+                self.recorded = RecordedStep(self.decoder, self.cache, last)
+        self.cache.lengths += self._tensor([not row.ended for row in self.rows])
+        self._draw(self.rows, logits)
 
     def collect(self, eos_token_ids: frozenset[int], max_new_tokens: int) -> list[Row]:
-        """Take the rows that have ended out of the batch."""
+        """The rows that have just ended; their places are taken by others."""
+        gone = []
         for row in self.rows:
             row.finished = row.input_ids[-1] in eos_token_ids
-        running = [
-            index
-            for index, row in enumerate(self.rows)
-            if not row.finished and len(row.input_ids) < max_new_tokens
-        ]
-        ended = sorted(set(range(len(self.rows))) - set(running))
-        gone = [self.rows[index] for index in ended]
-        if gone:
-            self.rows = [self.rows[index] for index in running]
-            if self.cache and running:
-                self.cache.select(torch.tensor(running, device=self.device))
-            if not running:
-                self.cache, self.peak = None, 0
+            if not row.ended and (row.finished or len(row.input_ids) == max_new_tokens):
+                row.ended = True
+                gone.append(row)
+        keeps = self.decoder.static and self.running
+        if len(self.rows) - self.running > (IDLE_SHARE * len(self.rows) if keeps else 0):
+            self._close_ranks()
         return gone
+
+    def _close_ranks(self) -> None:
+        """Only running rows from here on."""
+        running = [index for index, row in enumerate(self.rows) if not row.ended]
+        self.recorded = None
+        if not running:
+            self.rows, self.cache, self.peak = [], None, 0
+        elif self.cache and len(running) < len(self.rows):
+            self.rows = [self.rows[index] for index in self.cache.shrink(running)]
 
     def _draw(self, rows: list[Row], logits: Tensor) -> None:
         tokens, logprobs = draw(logits, self.temperature)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
-            row.input_ids.append(token)
-            row.logprobs.append(logprob)
-
-    def _forward(self, input_ids: Tensor, cache: KeyValueCache) -> Tensor:
-        """Hidden states [rows, new, hidden] of tokens that follow what `cache` holds; it stores them."""
-        body = backbone(self.model)
-        new = input_ids.shape[1]
-        positions = cache.lengths[:, None] + torch.arange(new, device=self.device)
-        mask = attention_masks(body, lambda window: cache.visible(new, window))
-        with grouped_queries(body):
-            return body(
-                input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True,
-                attention_mask=mask,
-            ).last_hidden_state  # fmt: skip
+            if not row.ended:
+                row.input_ids.append(token)
+                row.logprobs.append(logprob)
 
     def _tensor(self, values: list) -> Tensor:
-        return torch.tensor(values, device=self.device)
-
-
-def _padded(ids: list[int], width: int) -> list[int]:
-    return ids + [0] * (width - len(ids))
+        return torch.tensor(values, device=self.decoder.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from stages.models.hidden import backbone
+from stages.rollout.decoder import TransformersDecoder, make_decoder
 from stages.rollout.generate import generate
 from stages.rollout.in_flight import InFlight, Row
 from stages.rollout.rollout import Rollout
@@ -32,11 +32,14 @@ class Sampler:
         max_tokens: int = 16384,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.source = model
+        self.model = model
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_tokens = max_tokens
-        same = dtype in (None, next(model.parameters()).dtype)
-        self.model = model if same else copy.deepcopy(model).to(dtype).requires_grad_(False)
+        dtype = dtype or next(model.parameters()).dtype
+        self.cached = getattr(
+            backbone(model), "takes_trees", True
+        )  # its state is a key/value cache: set by probe()
+        self.decoder = make_decoder(model, dtype) if self.cached else TransformersDecoder(model, dtype)
 
     @torch.no_grad()
     def sample(
@@ -48,15 +51,16 @@ class Sampler:
     ) -> list[Rollout]:
         """Sample `num_generations` completions of each prompt, from torch's global RNG; temperature 0 is greedy."""
         # Weights are in the sampler's own precision: autocast would only convert them again at every token.
-        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
-            self._refresh()
+        with torch.autocast(self.decoder.device.type, enabled=False):
+            self.decoder.refresh()
             training = self.model.training
             self.model.eval()
-            if getattr(backbone(self.model), "takes_trees", True):  # set by probe()
+            if self.cached:
                 rollouts = self._sample(prompts, num_generations, max_new_tokens, temperature)
             else:
+                assert isinstance(self.decoder, TransformersDecoder)
                 rollouts = generate(
-                    self.model, prompts, num_generations, max_new_tokens, temperature, self.eos_token_ids,
+                    self.decoder.model, prompts, num_generations, max_new_tokens, temperature, self.eos_token_ids,
                     self.max_tokens,
                 )  # fmt: skip
             self.model.train(training)
@@ -65,7 +69,7 @@ class Sampler:
     def _sample(
         self, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float
     ) -> list[Rollout]:
-        batch = InFlight(self.model, temperature)
+        batch = InFlight(self.decoder, temperature)
         # Longest first: rows of like length share a prefill, and the last rows to finish are the short ones.
         waiting = deque(sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)))
         done: dict[int, list[Row]] = {index: [] for index in range(len(prompts))}
@@ -83,11 +87,6 @@ class Sampler:
         progress.close()
         return [_rollout(prompts[index], rows) for index, rows in done.items()]
 
-    def _refresh(self) -> None:
-        if self.model is not self.source:
-            for mine, theirs in zip(self.model.parameters(), self.source.parameters(), strict=True):
-                mine.copy_(theirs)
-
     def _admit(
         self,
         waiting: deque[int],
@@ -97,10 +96,10 @@ class Sampler:
         batch: InFlight,
     ) -> list[int]:
         """Prompts whose whole groups fit beside the running rows; none while most of the batch still runs."""
-        if not waiting or len(batch.rows) * 2 > batch.peak:
+        if not waiting or batch.running * 2 > batch.peak:
             return []
         widest = max(batch.capacity, len(prompts[waiting[0]]) + max_new_tokens)
-        room = max(self.max_tokens // widest - len(batch.rows), 0) // group
+        room = max(self.max_tokens // widest - batch.running, 0) // group
         count = max(room, 0 if batch.rows else 1)
         return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 

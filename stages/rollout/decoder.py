@@ -1,0 +1,103 @@
+"""What sampling runs a model through: our own forward where the model's block is the common one, or transformers'."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from contextlib import nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stages.models.hidden import attention_masks, backbone
+from stages.models.logprobs import lm_head
+from stages.rollout.attention import grouped_queries
+from stages.rollout.cache import KeyValueCache
+from stages.rollout.native import NativeDecoder
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Runs tokens behind a cache."""
+
+    device: torch.device
+    static: bool  # wants the same shapes and addresses at every step, so that a step can be recorded
+
+    def refresh(self) -> None:
+        """Take over what training has changed since."""
+        ...
+
+    def states(
+        self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache
+    ) -> Float[Tensor, "rows new hidden"]:
+        """Hidden states of tokens that follow what `cache` holds; it stores them, its lengths stay."""
+        ...
+
+    def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]: ...
+
+
+class TransformersDecoder:
+    """Any model with a key/value cache, by its own forward; a copy of it where `dtype` is not the weights'."""
+
+    static = False
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.source = model
+        same = dtype == next(model.parameters()).dtype
+        self.model = model if same else copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        self.device = next(model.parameters()).device
+
+    def refresh(self) -> None:
+        if self.model is not self.source:
+            for mine, theirs in zip(self.model.parameters(), self.source.parameters(), strict=True):
+                mine.copy_(theirs)
+
+    def states(
+        self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache
+    ) -> Float[Tensor, "rows new hidden"]:
+        body: Any = backbone(self.model)
+        new = input_ids.shape[1]
+        mask = attention_masks(body, lambda window: cache.visible(new, window))
+        with grouped_queries(body):
+            return body(
+                input_ids=input_ids, position_ids=cache.positions(new), past_key_values=cache, use_cache=True,
+                attention_mask=mask,
+            ).last_hidden_state  # fmt: skip
+
+    def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        return lm_head(self.model, states)
+
+
+def make_decoder(model: Any, dtype: torch.dtype) -> Decoder:
+    """The native one where it can be built and, tried on a few tokens, computes what the model computes."""
+    return NativeDecoder(model, dtype) if _is_native(model) else TransformersDecoder(model, dtype)
+
+
+@torch.no_grad()
+def _is_native(model: Any) -> bool:
+    """Tried in the model's own precision and without adapters, so that no weight is copied for it."""
+    training, dtype = model.training, next(model.parameters()).dtype
+    model.eval()
+    try:
+        with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+            mine, theirs = (_try(kind(model, dtype)) for kind in (NativeDecoder, TransformersDecoder))
+        close = 1e-3 if dtype.itemsize > 2 else 5e-2
+        return torch.allclose(mine, theirs, rtol=close, atol=close * float(theirs.abs().max()))
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        log.debug("%s is sampled by its own forward: %s", type(model).__name__, error)
+        return False
+    finally:
+        model.train(training)
+
+
+def _try(decoder: Decoder) -> Tensor:
+    """Logits of a prefill and of a token behind it."""
+    cache = KeyValueCache(torch.zeros(2, dtype=torch.long, device=decoder.device), 4)
+    first = decoder.states(torch.tensor([[5, 6, 7], [8, 9, 10]], device=decoder.device), cache)
+    cache.lengths = cache.lengths + 3
+    second = decoder.states(torch.tensor([[11], [12]], device=decoder.device), cache)
+    return decoder.logits(torch.cat([first, second], 1).flatten(0, 1))

@@ -1,0 +1,121 @@
+"""A decoder's forward for sampling, of the block that most families share (Llama, Mistral, Qwen 2 and 3, SmolLM):
+products fused and weights in the order that the hardware wants, a third of transformers' operations per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stages.models.hidden import attention_masks, backbone
+from stages.models.logprobs import scaled_logits
+from stages.rollout.cache import KeyValueCache
+from stages.rollout.projection import Projection
+
+
+class NativeDecoder:
+    """The residual stream keeps the precision of the model's weights and products are in `dtype`, as under autocast.
+
+    Raises AttributeError or TypeError for a model that is built otherwise.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model = model
+        self.body: Any = backbone(model)
+        self.blocks = [_Block(layer, dtype) for layer in self.body.layers]
+        self.head = Projection([model.get_output_embeddings()], dtype)
+        self.device = self.body.embed_tokens.weight.device
+        self.static = self.device.type == "cuda"
+
+    def refresh(self) -> None:
+        """Take over what training has changed."""
+        for projection in self._projections():
+            projection.refresh()
+
+    def states(
+        self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache
+    ) -> Float[Tensor, "rows new hidden"]:
+        """Hidden states of tokens that follow what `cache` holds; it stores them."""
+        new = input_ids.shape[1]
+        states = F.embedding(input_ids, self.body.embed_tokens.weight)
+        cos, sin = self.body.rotary_emb(states, cache.positions(new))
+        half = sin.shape[-1] // 2
+        turn = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
+        masks: Any = attention_masks(
+            self.body, lambda window: _additive(cache.visible(new, window), self.head.dtype)
+        )
+        for index, block in enumerate(self.blocks):
+            mask = masks[self.body.config.layer_types[index]] if isinstance(masks, dict) else masks
+            states = block(states, turn, mask, cache, index)
+        return _norm(states, self.body.norm)
+
+    def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        return scaled_logits(self.model.config, self.head(states).float())
+
+    def _projections(self) -> Iterator[Projection]:
+        for block in self.blocks:
+            yield from (block.heads, block.output, block.gate_up, block.down)
+        yield self.head
+
+
+class _Block:
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.layer, self.attention, self.activation = layer, attention, mlp.act_fn
+        self.heads = Projection([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
+        self.output = Projection([attention.o_proj], dtype)
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], dtype)
+        self.down = Projection([mlp.down_proj], dtype)
+        self.groups = attention.num_key_value_groups  # query heads per key head
+
+    def __call__(
+        self, states: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: KeyValueCache, index: int
+    ) -> Tensor:
+        states = states + self._attend(_norm(states, self.layer.input_layernorm), turn, mask, cache, index)
+        gate, up = self.gate_up(_norm(states, self.layer.post_attention_layernorm)).chunk(2, -1)
+        return states + self.down(self.activation(gate) * up)
+
+    def _attend(
+        self, states: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: KeyValueCache, index: int
+    ) -> Tensor:
+        heads = self.heads(states).unflatten(-1, (-1, self.attention.head_dim))
+        shared = heads.shape[2] // (self.groups + 2)
+        queries, keys, values = heads.split([shared * self.groups, shared, shared], 2)
+        if hasattr(self.attention, "q_norm"):
+            queries, keys = _norm(queries, self.attention.q_norm), _norm(keys, self.attention.k_norm)
+            turned = _rotate(torch.cat([queries, keys], 2), *turn).to(values.dtype)
+        else:
+            turned = _rotate(heads[:, :, :-shared], *turn).to(values.dtype)
+        queries, keys = turned.split([shared * self.groups, shared], 2)
+        keys, values = cache.update(keys.transpose(1, 2), values.transpose(1, 2), index)
+        return self.output(self._mix(queries, keys, values, mask))
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Heads that share a key (grouped-query attention, Ainslie et al. 2023) become that key's queries: keys and
+        values are never copied per head."""
+        rows, new = queries.shape[:2]
+        grouped = queries.unflatten(2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        mask = mask if new == 1 else mask.repeat(1, 1, self.groups, 1)
+        found = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=self.attention.scaling
+        )
+        return found.unflatten(2, (self.groups, new)).permute(0, 3, 1, 2, 4).reshape(rows, new, -1)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Once per step: otherwise attention converts it in every layer."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _norm(states: Tensor, norm: Any) -> Tensor:
+    """Root mean square normalisation (Zhang and Sennrich 2019), in the weights' precision."""
+    return F.rms_norm(states.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021); the first half of `sin` carries the minus of rotate-half."""
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)

@@ -1,0 +1,122 @@
+"""Our own decode step against transformers' forward: families, adapters, precisions, shapes that stay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GraniteConfig
+
+from stages.models.load import add_adapter
+from stages.models.logprobs import completion_logprobs
+from stages.rollout import in_flight
+from stages.rollout.cache import KeyValueCache
+from stages.rollout.decoder import Decoder, TransformersDecoder, make_decoder
+from stages.rollout.native import NativeDecoder
+from stages.rollout.sampler import Sampler
+from tests.models.test_trees import CONFIGS, SHAPE
+from tests.models.tiny import lora, shake
+
+PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41, 42, 43, 44, 45], [1, 8, 8], [1, 13, 60]]
+
+
+def model_of(config):
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_common_block_is_run_natively_and_others_by_their_own_forward(name: str):
+    native = name in ("llama", "qwen2", "qwen3", "mistral")
+    assert isinstance(make_decoder(model_of(CONFIGS[name]), torch.float32), NativeDecoder) == native
+
+
+def test_a_model_that_looks_alike_but_computes_otherwise_is_found_out():
+    alike = GraniteConfig(**SHAPE, residual_multiplier=1.0, attention_multiplier=8**-0.5)
+    other = GraniteConfig(**SHAPE, residual_multiplier=0.5, attention_multiplier=8**-0.5)
+    assert isinstance(make_decoder(model_of(alike), torch.float32), NativeDecoder)
+    assert isinstance(make_decoder(model_of(other), torch.float32), TransformersDecoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adapters_are_merged_and_followed(dtype: torch.dtype):
+    policy = add_adapter(model_of(CONFIGS["qwen2"]), lora())
+    sampler = Sampler(policy, [2], dtype=dtype)
+    assert isinstance(sampler.decoder, NativeDecoder)
+    for seed in (1, 2):
+        shake(policy, seed=seed)
+        for prompt, rollout in zip(PROMPTS, sampler.sample(PROMPTS, 1, 10, temperature=0.0), strict=True):
+            expected = policy.generate(
+                input_ids=torch.tensor([prompt]),
+                max_new_tokens=10,
+                do_sample=False,
+                eos_token_id=2,
+                pad_token_id=0,
+            )
+            assert rollout.tree.completions[0].input_ids == expected[0, len(prompt) :].tolist()
+    with policy.disable_adapter():
+        base = sampler.sample(PROMPTS, 1, 10, temperature=0.0)
+    assert [r.tree for r in base] != [r.tree for r in sampler.sample(PROMPTS, 1, 10, temperature=0.0)]
+
+
+def test_dora_is_left_to_its_own_forward():
+    from peft import LoraConfig, get_peft_model
+
+    policy = get_peft_model(
+        model_of(CONFIGS["llama"]), LoraConfig(use_dora=True, target_modules="all-linear")
+    )
+    assert isinstance(make_decoder(policy, torch.float64), TransformersDecoder)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_bf16_log_probabilities_are_near_the_training_forward(name: str):
+    model = model_of(CONFIGS[name])
+    rollouts = Sampler(model, [2], dtype=torch.bfloat16).sample(PROMPTS, 4, 12)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        scored = completion_logprobs(model, [rollout.tree for rollout in rollouts])
+    sampled = torch.tensor([v for rollout in rollouts for logprobs in rollout.logprobs for v in logprobs])
+    assert (scored.logprobs[scored.mask] - sampled).abs().mean() < 2e-3
+
+
+class EagerStep:
+    """In the place of a CUDA graph: the same step, run again."""
+
+    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor) -> None:
+        self.decoder, self.cache = decoder, cache
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.decoder.logits(self.decoder.states(input_ids, self.cache)[:, 0])
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("max_tokens", [60, 16384])
+def test_shapes_that_stay_change_no_token(name: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(in_flight, "RecordedStep", EagerStep)
+    stops = list(range(2, 12))
+    plain = Sampler(model_of(CONFIGS[name]), stops, max_tokens)
+    static = Sampler(model_of(CONFIGS[name]), stops, max_tokens)
+    static.decoder.static = True
+    expected, found = (sampler.sample(PROMPTS, 2, 20, temperature=0.0) for sampler in (plain, static))
+    assert [r.tree for r in found] == [r.tree for r in expected]
+    lengths = {len(node.input_ids) for rollout in found for node in rollout.tree.completions}
+    assert len(lengths) > 1  # some rows ended early and only kept their places
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph")
+def test_a_recorded_step_samples_as_a_plain_one():
+    model = model_of(CONFIGS["llama"]).cuda()
+    recorded, plain = Sampler(model, [2]), Sampler(model, [2])
+    plain.decoder.static = False
+    expected, found = (sampler.sample(PROMPTS, 4, 20, temperature=0.0) for sampler in (plain, recorded))
+    assert [r.tree for r in found] == [r.tree for r in expected]
+
+
+def test_rows_that_go_are_replaced_by_the_last_ones():
+    cache = KeyValueCache(torch.tensor([1, 2, 3, 1, 2]), 4)
+    keys = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 2, 1, 8)
+    cache.update(keys, -keys, 0)
+    assert cache.shrink([1, 3, 4]) == [3, 1, 4]
+    assert cache.lengths.tolist() == [1, 2, 2]
+    assert cache.keys[0].shape == (3, 4, 2, 8)
+    for row, (owner, slot) in enumerate([(3, 1), (1, 2), (4, 2)]):
+        assert cache.keys[0][row, slot].unique().tolist() == [owner]
+        assert cache.values[0][row, slot].unique().tolist() == [-owner]

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-PEER := .venv-bench/trl
+PEERS := .venv-bench/trl .venv-bench/trl-1.12
 PORT ?= 5000
 
 # `accelerate`, which dvc.yaml names, must be the one of this environment.
@@ -35,7 +35,7 @@ ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for
 check: $(READY) ## look for mistakes in params.yaml, without running anything
 	@$(BIN)/python -m stages.check && echo "params.yaml is fine"
 
-bench: $(READY) $(PEER)/.ready ## measure against TRL, which gets an environment of its own: WORK=dpo for one line
+bench: $(READY) $(PEERS:=/.ready) ## measure against TRL, which gets environments of its own: WORK=dpo for one line
 	@$(BIN)/python -m benchmarks.bench $(WORK)
 
 lint: $(READY_DEV) ## ruff and pyright
@@ -64,7 +64,10 @@ $(READY_DEV): $(READY) requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-$(PEER)/.ready: constraints.txt
-	@test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --disable-pip-version-check trl==1.16.0 -c constraints.txt
+# 1.12.0 is the last that has PPO. Both work with the torch and transformers that are pinned here.
+.venv-bench/trl/.ready: PEER_VERSION := 1.16.0
+.venv-bench/trl-1.12/.ready: PEER_VERSION := 1.12.0
+$(PEERS:=/.ready): constraints.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check 'trl[peft]==$(PEER_VERSION)' -c constraints.txt
 	@touch $@

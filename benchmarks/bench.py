@@ -1,7 +1,7 @@
 """Side by side with TRL: `python -m benchmarks.bench [WORK ...]`, or `make bench WORK=dpo`.
 
-Each line is one alternating run, ours and the peer's in turn, each in a process of its own; what is reported is the
-median of the paired ratios with their lowest and highest, so that a noisy machine hurts both sides alike.
+A round is one run of ours and one of each of the peer's configs, in turn, each in a process of its own; what is
+reported is the median of the rounds' ratios with their lowest and highest, so that a noisy machine hurts all alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,47 +24,50 @@ from rich.table import Table
 
 from benchmarks.data import in_order, prepare, read_rows
 from benchmarks.sides import Run, run_ours, run_peer
-from benchmarks.works import DEFAULT, TUNED, WORKS, Work
+from benchmarks.works import CONFIGS, WORKS, Work
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = {"tuned": TUNED, "default": DEFAULT}
 
 
-def measure(work: Work, config: str, pairs: int, data: Path) -> list[dict[str, Any]]:
-    """Two lines: speed and peak memory."""
+def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
+    """Two lines for each of the peer's configs: speed and peak memory. Our side runs once a round for all of them."""
     folder = HERE / ".cache" / work.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
     ordered = in_order(work, rows, folder)
-    ours, peers = [], []
-    for _ in range(pairs):
+    ours: list[Run] = []
+    peers: dict[str, list[Run]] = {config: [] for config in configs}
+    for _ in range(rounds):
         ours.append(run_ours(work, overrides, folder))
-        peers.append(run_peer(work, ordered, CONFIGS[config], folder))
-        print(f"{work.name}, {config}: {ours[-1].show(work)} against {peers[-1].show(work)}", file=sys.stderr)
-    speed = line(work, work.name, work.unit, config, ours, peers, lambda run: run.rate(work))
-    memory = line(work, f"{work.name}_memory", "GiB", config, ours, peers, lambda run: run.memory)
-    return [speed, memory]
+        for config, runs in peers.items():
+            runs.append(run_peer(work, ordered, config, folder))
+            print(
+                f"{work.name}: {ours[-1].show(work)} against {config} {runs[-1].show(work)}", file=sys.stderr
+            )
+    return [result for config, runs in peers.items() for result in lines(work, config, ours, runs)]
 
 
-def line(
-    work: Work,
-    name: str,
-    unit: str,
-    config: str,
-    ours: list[Run],
-    peers: list[Run],
-    value: Callable[[Run], float],
-) -> dict[str, Any]:
-    """One result: medians of both sides, the median ratio, and its spread."""
-    pairs = [(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)]
+def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[dict[str, Any]]:
+    """Speed and memory: medians of both sides, the median of the rounds' ratios, and its spread."""
+    quantities = (
+        (work.name, work.unit, lambda run: run.rate(work)),
+        (f"{work.name}_memory", "GiB", lambda run: run.memory),
+    )
+    return [
+        {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
+        | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
+        for name, unit, value in quantities
+    ]
+
+
+def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Of the two sides' values in each round."""
+    ours, peer = (round(statistics.median(side), 3) for side in zip(*pairs, strict=True))
     ratios = [mine / theirs for mine, theirs in pairs]
-    mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return {
-        "work": name, "unit": unit, "ours": round(mine, 3), "peer": round(theirs, 3), "peer_version": work.peer_version,
-        "peer_config": config, "ratio": round(statistics.median(ratios), 2),
-        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-    }  # fmt: skip
+    spread = [round(min(ratios), 2), round(max(ratios), 2)]
+    ratio = round(statistics.median(ratios), 2)
+    return {"ours": ours, "peer": peer, "ratio": ratio, "spread": spread, "rounds": len(pairs)}
 
 
 def hardware() -> str:
@@ -97,18 +101,19 @@ def main() -> None:
     )
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(WORKS)}; none = all")
     parser.add_argument("--config", choices=CONFIGS, action="append", help="the peer's; none = both")
-    parser.add_argument("--pairs", type=int, default=3, help="alternating runs of each side")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
+    parser.add_argument("--steps", type=int, help="of each run, instead of the work's own")
     parser.add_argument("--data", type=Path, default=HERE / ".cache" / "data", help="the folder of hh.jsonl")
     arguments = parser.parse_args()
     arguments.data.mkdir(parents=True, exist_ok=True)
     if unknown := set(arguments.works) - set(WORKS):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")
     for name in arguments.works or WORKS:
-        for config in arguments.config or CONFIGS:
-            results = measure(WORKS[name], config, arguments.pairs, arguments.data)
-            path = write(results)
-            show(results)
-            print(f"written to {path}", file=sys.stderr)
+        work = replace(WORKS[name], steps=arguments.steps or WORKS[name].steps)
+        results = measure(work, arguments.config or list(CONFIGS), arguments.rounds, arguments.data)
+        path = write(results)
+        show(results)
+        print(f"written to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

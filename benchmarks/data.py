@@ -9,8 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoTokenizer
+
 from benchmarks.works import Work
+from stages.config.compose import compose_config
 from stages.data.examples import read_examples
+from stages.models.load import save_model
+from stages.models.reward import RewardModel
 from stages.training.order import step_indices
 
 SEED = 0
@@ -73,16 +79,29 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
         command = [sys.executable, "-m", "stages.prepare", *overrides, f"hydra.run.dir={folder}"]
         subprocess.run(command, check=True, capture_output=True)
     link_base(folder)
+    if work.reward_model and not (folder / "reward_model" / "merged").exists():
+        make_reward_model(folder, lora="model.lora=true" in work.overrides)
     inputs = {name: folder / name for name in ("prepare", "sft", "reward_model")}
     return [*overrides, *(f"+run.inputs.{name}={path}" for name, path in inputs.items())]
 
 
 def link_base(folder: Path) -> None:
-    """The base model in the place of the sft model, and no reward model."""
+    """The base model in the place of the sft model, and a place for a reward model."""
     for name in ("sft", "reward_model"):
         (folder / name).mkdir(exist_ok=True)
     if not (folder / "sft" / "model").exists():
         (folder / "sft" / "model").symlink_to(folder / "prepare" / "model")
+
+
+def make_reward_model(folder: Path, *, lora: bool) -> None:
+    """The base model with the head that our stage would begin with: as our stages read it, and whole for the peer."""
+    base = folder / "sft" / "model"
+    settings = compose_config([f"model.lora={str(lora).lower()}"]).model
+    torch.manual_seed(SEED)
+    model = RewardModel.from_policy(base, settings).model
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for name, merge in (("model", not lora), ("merged", True)):
+        save_model(model, tokenizer, folder / "reward_model" / name, merge_adapter=merge, base=base)
 
 
 def in_order(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -78,13 +78,14 @@ def main():
     online = work in ("grpo", "rloo")
     generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
     config = config_class(
-        output_dir=job["output"], use_cpu=True, bf16=True, max_steps=job["steps"], learning_rate=1e-6,
+        output_dir=job["output"], use_cpu=True, bf16=True, max_steps=job["steps"], learning_rate=job["learning_rate"],
         lr_scheduler_type="constant", per_device_train_batch_size=job["batch"] * generations, logging_steps=1,
         report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **job["config"],
     )  # fmt: skip
     kind = AutoModelForSequenceClassification if work == "reward_model" else AutoModelForCausalLM
     extra = {"num_labels": 1} if work == "reward_model" else {}
-    model = kind.from_pretrained(job["model"], dtype=torch.float32, **extra)
+    folder = job["reward_model"] if work == "reward_model" else job["model"]  # with the same new head
+    model = kind.from_pretrained(folder, dtype=torch.float32, **extra)
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     model.config.pad_token_id = tokenizer.pad_token_id
     clock = Clock()

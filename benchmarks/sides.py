@@ -16,7 +16,7 @@ from stages.tracking.curves import read_curves
 from stages.tracking.start import TIMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-PEER_PYTHON = ROOT / ".venv-bench" / "trl" / "bin" / "python"
+PEERS = ROOT / ".venv-bench"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         return _run_rollout("ours", folder)
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
-    values = OURS | {"max_steps": work.steps, "batch_size": work.batch, "max_eval_samples": 1} | work.settings
+    values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}
+    values |= {"max_eval_samples": 1} | work.settings
     own = [f"{section}.{key}={_hydra(value)}" for key, value in values.items()]
     chosen = [f"rl.algo={work.algorithm}"] if work.algorithm else ["rl.algo=ppo"]
     command = [
@@ -53,6 +54,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         *overrides,
         *chosen,
         *own,
+        *work.overrides,
         f"hydra.run.dir={output}",
     ]
     memory = _run(command)[1]
@@ -62,17 +64,19 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     return Run(seconds, memory)
 
 
-def run_peer(work: Work, rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Run:
-    """TRL's trainer on the same rows in the same order."""
+def run_peer(work: Work, rows: list[dict[str, Any]], config: str, folder: Path) -> Run:
+    """TRL's trainer on the same rows in the same order; `config` is tuned or default."""
     if work.stage == "rollout":
         return _run_rollout("generate", folder)
     job = {
-        "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"), "batch": work.batch,
-        "steps": work.steps, "output": str(folder / "peer"), "config": work.peer | config,
+        "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
+        "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
+        "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    printed, memory = _run([str(PEER_PYTHON), str(ROOT / "benchmarks" / "peer.py"), str(path)])
+    python = PEERS / work.peer_environment / "bin" / "python"
+    printed, memory = _run([str(python), str(ROOT / "benchmarks" / work.peer_script), str(path)])
     return Run(json.loads(printed.splitlines()[-1])["seconds"], memory)
 
 

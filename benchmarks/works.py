@@ -6,15 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # SmolLM2-135M-Instruct, fp32 weights, bf16 autocast, AdamW: the same on both sides.
-OURS = {"bf16": True, "warmup_ratio": 0.0, "lr_scheduler_type": "constant", "learning_rate": 1.0e-6}
+OURS = {"bf16": True, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
 # TRL as tuned as it goes on a CPU: no recomputation, fused optimizer, no dataloader workers to wait for.
-TUNED = {"gradient_checkpointing": False, "optim": "adamw_torch_fused"}
-DEFAULT: dict[str, Any] = {}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
+    "default": {},
+}
 
 
 @dataclass(frozen=True)
 class Work:
-    """`batch` examples per step, `steps` of them, the first of which warms up and is not counted."""
+    """`batch` examples per step, `steps` of them, the first of which warms up and is not counted.
+
+    `settings` are those of our algorithm and `overrides` of the rest of our side; `peer` is in both of the peer's
+    configs, `tuned` in that one. `reward_model`: both sides begin with the same weights of one.
+    """
 
     name: str
     stage: str
@@ -26,8 +32,18 @@ class Work:
     algorithm: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     peer: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    reward_model: bool = False
+    learning_rate: float = 1.0e-6
     steps: int = 4
     peer_version: str = "1.16.0"
+    peer_script: str = "peer.py"
+    peer_environment: str = "trl"
+
+    def peer_config(self, name: str) -> dict[str, Any]:
+        """What the peer's trainer is told in its config "tuned" or "default"."""
+        return self.peer | CONFIGS[name] | (self.tuned if name == "tuned" else {})
 
 
 ONLINE = {
@@ -39,11 +55,40 @@ ONLINE = {
 }
 ONLINE_PEER = {"num_generations": 8, "max_completion_length": 32, "temperature": 1.0, "beta": 0.0}
 
+# One completion a prompt, for TRL's PPO samples no more; both sides take a batch twice, in two minibatches each time.
+PPO = {
+    "num_generations": 1,
+    "max_new_tokens": 32,
+    "rewards": {"reward_model": 1.0},
+    "temperature": 1.0,
+    "kl_coef": 0.02,
+    "num_ppo_epochs": 2,
+    "num_mini_batches": 2,
+    "eval_steps": 0,
+}
+PPO_PEER = {
+    "response_length": 32,
+    "missing_eos_penalty": 1.0,
+    "temperature": 1.0,
+    "kl_coef": 0.02,
+    "num_ppo_epochs": 2,
+    "num_mini_batches": 2,
+}
+# Beside the config: what samples or only scores computes in bf16, which this trainer leaves in float32.
+PPO_TUNED = {"frozen_bf16": True}
+PPO_TRL: dict[str, Any] = {
+    "peer_version": "1.12.0",
+    "peer_script": "peer_ppo.py",
+    "peer_environment": "trl-1.12",
+}
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+
 WORKS = {
     work.name: work
     for work in (
         Work("sft", "sft", "rows/s", "hh", "sft", batch=8),
-        Work("reward_model", "reward_model", "pairs/s", "hh", "preference", batch=4, settings={"kind": "head"}),
+        Work("reward_model", "reward_model", "pairs/s", "hh", "preference", batch=4, settings={"kind": "head"},
+             reward_model=True),
         Work("dpo", "rl", "pairs/s", "hh", "preference", batch=4, algorithm="dpo", peer={"beta": 0.1}),
         Work("kto", "rl", "completions/s", "hh", "preference", batch=4, units_per_example=2, algorithm="kto",
              peer={"beta": 0.1}),
@@ -51,6 +96,11 @@ WORKS = {
              settings=ONLINE, peer=ONLINE_PEER),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
              settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER),
+        Work("ppo", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,
+             settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, **PPO_TRL),
+        Work("ppo_lora", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,
+             settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, overrides=("model.lora=true",),
+             **PPO_TRL),
         Work("rollout", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,
              peer_version="generate of transformers 5.23.0"),
     )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-ROW_LENGTH = 384  # attention costs the square of a row: short trees share rows of about this length
+ROW_LENGTH = 384  # dense attention costs the square of a row: short trees share rows of about this length
 PADDING = -1
 SHARED = -2
 
@@ -45,9 +45,7 @@ class Packed:
 
     input_ids: Int[Tensor, "rows length"]
     position_ids: Int[Tensor, "rows length"]
-    tree: Int[
-        Tensor, "rows length"
-    ]  # which tree a token belongs to; SHARED: to all of its row; PADDING: to none
+    tree: Int[Tensor, "rows length"]  # which one a token belongs to; SHARED: all of its row; PADDING: none
     branch: Int[Tensor, "rows length"]  # which completion; PADDING for prompts and padding
     predictors: Int[Tensor, " targets"]  # flat position whose output predicts the target
     targets: Int[Tensor, " targets"]  # flat position of each token that is trained on
@@ -73,14 +71,19 @@ class Packed:
 
     def attention_mask(self, window: int | None = None) -> Bool[Tensor, "rows 1 length length"]:
         """True where a query may see a key: `window` is a sliding-window size in positions."""
-        query_tree, key_tree = self.tree[:, :, None], self.tree[:, None, :]
-        query_branch, key_branch = self.branch[:, :, None], self.branch[:, None, :]
-        distance = self.position_ids[:, :, None] - self.position_ids[:, None, :]
-        own = (query_tree == key_tree) & ((key_branch == PADDING) | (key_branch == query_branch))
-        visible = (own | ((key_tree == SHARED) & (query_tree != PADDING))) & (distance >= 0)
-        if window is not None:
-            visible &= distance < window
-        return visible[:, None]
+        rows, length = self.tree.shape
+        row = torch.arange(rows, device=self.tree.device)[:, None, None]
+        column = torch.arange(length, device=self.tree.device)
+        return self.visible(row, column[:, None], column, window)[:, None]
+
+    def visible(self, row: Tensor, query: Tensor, key: Tensor, window: int | None = None) -> Tensor:
+        """Whether column `query` of `row` may see its column `key`; the three are indices, which broadcast."""
+        key_tree, query_tree = self.tree[row, key], self.tree[row, query]
+        key_branch = self.branch[row, key]
+        distance = self.position_ids[row, query] - self.position_ids[row, key]
+        own = (query_tree == key_tree) & ((key_branch == PADDING) | (key_branch == self.branch[row, query]))
+        seen = (own | ((key_tree == SHARED) & (query_tree != PADDING))) & (distance >= 0)
+        return seen if window is None else seen & (distance < window)
 
 
 def common_prefix(sequences: Sequence[list[int]]) -> int:
@@ -106,14 +109,14 @@ def layout(sizes: Sequence[int], length: int) -> list[list[int]]:
     return rows
 
 
-def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
-    """Lay every tree into rows, each tree whole in one row. Raises ValueError where there is no completion."""
+def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: int = ROW_LENGTH) -> Packed:
+    """Lay every tree, whole, into rows of about `row_length` tokens. Raises ValueError where there is no completion."""
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.completions))
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    shared, sizes, rows, length = _plan(trees)
+    shared, sizes, rows, length = _plan(trees, row_length)
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
     grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]
@@ -140,19 +143,19 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     )  # fmt: skip
 
 
-def _plan(trees: Sequence[Tree]) -> tuple[list[int], list[int], list[list[int]], int]:
+def _plan(trees: Sequence[Tree], row_length: int) -> tuple[list[int], list[int], list[list[int]], int]:
     """The tokens that all trees begin with, what each has beside them, which share a row, and the rows' length."""
     shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
     sizes = [len(tree) - len(shared) for tree in trees]
-    rows = layout(sizes, max(ROW_LENGTH - len(shared), *sizes, 1))
+    rows = layout(sizes, max(row_length - len(shared), *sizes, 1))
     return shared, sizes, rows, len(shared) + max(sum(sizes[index] for index in row) for row in rows)
 
 
-def occupancy(trees: Sequence[Tree], max_tokens: int) -> tuple[int, int]:
+def occupancy(trees: Sequence[Tree], max_tokens: int, row_length: int = ROW_LENGTH) -> tuple[int, int]:
     """How many cells hold a token when these trees are packed in microbatches, and how many there are."""
     held = cells = 0
     for group in split([len(tree) for tree in trees], max_tokens):
-        shared, sizes, rows, length = _plan([trees[index] for index in group])
+        shared, sizes, rows, length = _plan([trees[index] for index in group], row_length)
         held += len(shared) * len(rows) + sum(sizes)
         cells += length * len(rows)
     return held, cells
@@ -173,9 +176,7 @@ def _place(
     for branch, node in enumerate(tree.completions, batch):
         offset = row + start + len(ids)
         for column, trained in enumerate(node.loss_mask):
-            if trained and (
-                column or length
-            ):  # nothing predicts the first token of an empty prompt's completion
+            if trained and (column or length):  # nothing predicts the first token behind an empty prompt
                 targets.append((offset + column - 1 if column else before, offset + column, branch, column))
         ids += node.input_ids
         positions += range(length, length + len(node.input_ids))

@@ -19,9 +19,9 @@ from stages.config.schema import OnlineSettings
 from stages.distributed import sum_over_ranks
 from stages.losses.kl import k1
 from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
-from stages.models.hidden import hidden_states
+from stages.models.hidden import hidden_states, pack_for
 from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
-from stages.packing import Tree, pack
+from stages.packing import Tree
 
 
 class Settings(OnlineSettings):
@@ -61,7 +61,7 @@ class PPO(Algorithm):
 
     def evaluate_tokens(self, trees: list[Tree]) -> tuple[TokenLogprobs, Float[Tensor, "batch seq"]]:
         """Log-probabilities and values; the value at t is that of the state before token t."""
-        packed = pack(trees, device=self.value_head.weight.device)
+        packed = pack_for(self.policy, trees)
         states = hidden_states(self.policy, packed)
         with torch.autocast(states.device.type, enabled=False):  # bf16 is too coarse for a value
             values = self.value_head(states.index_select(0, packed.predictors).float()).squeeze(-1)

@@ -74,6 +74,7 @@ class ModelSettings(Settings):
     path: str | None
     revision: str | None
     trust_remote_code: bool
+    liger: bool
     lora: bool
     lora_r: int = Field(ge=1)
     lora_alpha: float = Field(gt=0)

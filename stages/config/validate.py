@@ -46,6 +46,8 @@ def validate(config: DictConfig) -> None:
     for name, shape in SECTIONS.items():
         read(config, name, get_class(shape))
     _validate_rl(config)
+    if config.model.liger:
+        get_method("stages.models.liger.check_liger")()
 
 
 def _validate_rl(config: DictConfig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.packing import PADDING, SHARED, Node, Packed, Tree, pack
+from stages.models.flex import BLOCKS_PAY, LONG_ROW, Mask, block_mask, flex_runs, uncompiled
+from stages.packing import PADDING, ROW_LENGTH, SHARED, Node, Packed, Tree, pack
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,25 @@ def backbone(model: Any) -> nn.Module:
     return getattr(inner, inner.base_model_prefix)
 
 
+def pack_for(model: nn.Module, trees: Sequence[Tree]) -> Packed:
+    """`trees` on the device of `model`, in rows as long as its attention likes them."""
+    return pack(trees, next(model.parameters()).device, row_length(model))
+
+
+def row_length(model: nn.Module) -> int:
+    """Tokens: long rows, which leave less padding, where blocks of them that see nothing cost nothing."""
+    return LONG_ROW if any(_skips_blocks(module) for module in model.modules()) else ROW_LENGTH
+
+
+def _skips_blocks(body: Any) -> bool:
+    """Only where probe() found that this family can, and flex_runs() that this GPU can."""
+    if not getattr(body, "takes_blocks", False) or body.device.type != "cuda":
+        return False
+    config = body.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return flex_runs(body.device, size)
+
+
 def hidden_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hidden"]:
     """The last hidden state of every cell of `packed`, in flat order. Padding cells hold no meaning."""
     body = backbone(model)
@@ -30,15 +51,21 @@ def hidden_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hid
 
 
 def _tree(body: nn.Module, packed: Packed) -> Tensor:
+    sparse = packed.input_ids.shape[1] >= BLOCKS_PAY and _skips_blocks(body)
+    return _masked(body, packed, partial(block_mask, packed) if sparse else packed.attention_mask)
+
+
+def _masked(body: nn.Module, packed: Packed, visible: Callable[[int | None], Mask]) -> Tensor:
     outputs = body(
         input_ids=packed.input_ids, position_ids=packed.position_ids,
-        attention_mask=attention_masks(body, packed.attention_mask), use_cache=False,
+        attention_mask=attention_masks(body, visible), use_cache=False,
     )  # fmt: skip
     return outputs.last_hidden_state.flatten(0, 1)
 
 
-def attention_masks(body: nn.Module, visible: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
-    """The mask in the form that `body` takes. `visible` gives the boolean mask for a sliding window (None: no window).
+def attention_masks(body: nn.Module, visible: Callable[[int | None], Mask]) -> Mask | dict[str, Mask]:
+    """The mask in the form that `body` takes. `visible` gives the boolean or block mask for a sliding window (None: no
+    window).
 
     Models with several kinds of layer take one mask per kind.
     """
@@ -49,7 +76,7 @@ def attention_masks(body: nn.Module, visible: Callable[[int | None], Tensor]) ->
     return {kind: _as_taken(body, visible(window if kind == "sliding_attention" else None)) for kind in kinds}
 
 
-def _as_taken(body: Any, mask: Tensor) -> Tensor:
+def _as_taken(body: Any, mask: Any) -> Mask:
     if body.config._attn_implementation == "sdpa":
         return mask
     lowest = torch.finfo(body.dtype).min  # eager attention (Gemma 2's soft-capped scores) adds its mask
@@ -102,13 +129,22 @@ def probe(model: PreTrainedModel) -> None:
     training = model.training
     model.eval()
     with torch.no_grad():
-        expected = _padded(body, packed).float()
-        try:
-            body.takes_trees = torch.allclose(_tree(body, packed).float(), expected, rtol=2e-2, atol=2e-2)
-        except (TypeError, ValueError, RuntimeError, KeyError):
-            body.takes_trees = False
+        expected = _padded(body, packed)
+        body.takes_trees = _gives(expected, body, packed, packed.attention_mask)
+        if body.takes_trees and torch.cuda.is_available():
+            with uncompiled():
+                body.takes_blocks = _gives(expected, body, packed, partial(block_mask, packed))
     model.train(training)
+    name = type(model).__name__
     if not body.takes_trees:
-        log.warning(
-            "%s takes no tree mask: it runs on padded rows (same result, slower)", type(model).__name__
-        )
+        log.warning("%s takes no tree mask: it runs on padded rows (same result, slower)", name)
+    elif torch.cuda.is_available() and not body.takes_blocks:
+        log.info("%s takes no block mask: long rows take dense ones (same result, slower)", name)
+
+
+def _gives(expected: Tensor, body: nn.Module, packed: Packed, visible: Callable[[int | None], Mask]) -> bool:
+    try:
+        found = _masked(body, packed, visible)
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+        return False
+    return torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=2e-2)

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from stages.models.hidden import hidden_states
+from stages.models.hidden import hidden_states, pack_for
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
-from stages.packing import Tree, pack
+from stages.packing import Tree
 
 HEAD = "score"  # transformers' name for a sequence classifier's head
 
@@ -65,7 +65,7 @@ class RewardModel(nn.Module):
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
         """One raw reward per completion, in order."""
-        packed = pack(trees, device=next(self.model.parameters()).device)
+        packed = pack_for(self.model, trees)
         ends = hidden_states(self.model, packed).index_select(0, packed.ends)
         # bf16 has 8 bits: too few to rank near-equal rewards.
         with torch.autocast(ends.device.type, enabled=False):

@@ -16,6 +16,7 @@ from torch import nn
 
 from stages.algorithms.batch import Batch
 from stages.distributed import sum_over_ranks
+from stages.models.hidden import row_length
 from stages.packing import occupancy
 
 WORK = ("tokens", "held", "cells", "flops")
@@ -52,7 +53,7 @@ class Meter:
 
     def count(self, minibatch: Batch) -> None:
         """Note what is about to be trained on."""
-        held, cells = occupancy(minibatch.trees, self.max_tokens)
+        held, cells = occupancy(minibatch.trees, self.max_tokens, row_length(self.policy))
         tokens = sum(len(tree) for tree in minibatch.trees)
         targets = sum(sum(node.loss_mask) for tree in minibatch.trees for node in tree.completions)
         body, head = self._flops

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.data import in_order, prepare, read_rows
+from benchmarks.data import CACHE, in_order, prepare, read_rows
+from benchmarks.results import results_path
 from benchmarks.sides import Run, run_ours, run_peer
 from benchmarks.works import CONFIGS, WORKS, Work
-
-HERE = Path(__file__).resolve().parent
 
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
     """Two lines for each of the peer's configs: speed and peak memory. Our side runs once a round for all of them."""
-    folder = HERE / ".cache" / work.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = CACHE / work.name
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
     ordered = in_order(work, rows, folder)
@@ -70,17 +64,9 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
     return {"ours": ours, "peer": peer, "ratio": ratio, "spread": spread, "rounds": len(pairs)}
 
 
-def hardware() -> str:
-    """A short name of this machine for the file of results."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name().replace(" ", "-")
-    return f"{len(os.sched_getaffinity(0))}-core-{platform.machine()}"
-
-
 def write(results: list[dict[str, Any]]) -> Path:
     """Results of this day and machine; lines measured again replace the older ones."""
-    path = HERE / "results" / f"{date.today()}-{hardware()}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = results_path(".json")
     kept = {(r["work"], r["peer_config"]): r for r in (json.loads(path.read_text()) if path.exists() else [])}
     kept |= {(result["work"], result["peer_config"]): result for result in results}
     path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
@@ -103,9 +89,8 @@ def main() -> None:
     parser.add_argument("--config", choices=CONFIGS, action="append", help="the peer's; none = both")
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
     parser.add_argument("--steps", type=int, help="of each run, instead of the work's own")
-    parser.add_argument("--data", type=Path, default=HERE / ".cache" / "data", help="the folder of hh.jsonl")
+    parser.add_argument("--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl")
     arguments = parser.parse_args()
-    arguments.data.mkdir(parents=True, exist_ok=True)
     if unknown := set(arguments.works) - set(WORKS):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")
     for name in arguments.works or WORKS:

@@ -14,11 +14,12 @@ from transformers import AutoTokenizer
 
 from benchmarks.works import Work
 from stages.config.compose import compose_config
-from stages.data.examples import read_examples
+from stages.data.examples import Example, read_examples
 from stages.models.load import save_model
 from stages.models.reward import RewardModel
 from stages.training.order import step_indices
 
+CACHE = Path(__file__).resolve().parent / ".cache"
 SEED = 0
 TURN = re.compile(r"\n\n(Human|Assistant): ")
 
@@ -61,11 +62,13 @@ def _write_arithmetic(path: Path) -> None:
 
     data = reasoning_gym.create_dataset("chain_sum", size=600, seed=7, min_terms=2, max_terms=2, max_digits=2)
     lines = [json.dumps({"prompt": row["question"], "answer": row["answer"]}) for row in data]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
 
 def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     """Run the prepare stage on `rows`; returns the overrides by which a stage finds its output."""
+    folder.mkdir(parents=True, exist_ok=True)
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     overrides = [f"seed={SEED}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
@@ -106,6 +109,11 @@ def make_reward_model(folder: Path, *, lora: bool) -> None:
 
 def in_order(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """The rows as our stage will take them, step by step: the peer reads them in sequence."""
+    return [rows[example.columns["index"]] for example in examples_in_order(work, folder)]
+
+
+def examples_in_order(work: Work, folder: Path) -> list[Example]:
+    """What the prepare stage made of them."""
     examples = read_examples(folder / "prepare" / f"{work.role}.jsonl")
     taken = [step_indices(step, len(examples), work.batch, SEED) for step in range(work.steps)]
-    return [rows[examples[index].columns["index"]] for indices in taken for index in indices]
+    return [examples[index] for indices in taken for index in indices]

@@ -1,6 +1,7 @@
 """TRL on one work: run in TRL's own environment as `python benchmarks/peer.py <job.json>`; prints one line of JSON.
 
-A job holds the work, the ordered rows, the model's folder, the batch and what the trainer's config is to say.
+A job holds the work, the ordered rows, the model's folder, the batch and what the trainer's config is to say; where it
+holds tokens, they take the place of what the trainer makes of the rows.
 """
 
 import json
@@ -32,6 +33,8 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+
+from stages.rewards.verifiers import numeric
 
 TRAINERS = {
     "sft": (SFTTrainer, SFTConfig), "reward_model": (RewardTrainer, RewardConfig), "dpo": (DPOTrainer, DPOConfig),
@@ -67,8 +70,9 @@ def dataset(work, rows):
     return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
 
 
-def exact(completions, answer, **_):
-    return [float(c[0]["content"].strip() == str(a)) for c, a in zip(completions, answer, strict=True)]
+def right(completions, answer, **_):
+    """The verifier of our side."""
+    return numeric([], [completion[0]["content"] for completion in completions], answer)
 
 
 def main():
@@ -89,17 +93,20 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     model.config.pad_token_id = tokenizer.pad_token_id
     clock = Clock()
-    options = {"reward_funcs": exact} if online else {}
+    options = {"reward_funcs": right} if online else {}
     trainer = trainer_class(
         model=model, args=config, train_dataset=Dataset.from_list(dataset(work, job["rows"])),
         processing_class=tokenizer, callbacks=[clock], **options,
     )  # fmt: skip
     if not online:  # those have a sampler that repeats prompts
         trainer._get_train_sampler = lambda data=None: SequentialSampler(data or trainer.train_dataset)
+    if job["tokens"]:
+        trainer.train_dataset = Dataset.from_list(job["tokens"])
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    shown = "reward" if online else "loss"
+    curve = [entry[shown] for entry in trainer.state.log_history if shown in entry]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": clock.seconds, "losses": losses, "memory": peak}))
+    print(json.dumps({"seconds": clock.seconds, "curve": curve, "memory": peak}))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.works import OURS, Work
 from stages.tracking.curves import read_curves
-from stages.tracking.start import TIMINGS
+from stages.tracking.start import CURVES, TIMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-bench"
@@ -21,11 +21,13 @@ PEERS = ROOT / ".venv-bench"
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of each step, and the peak of resident memory in GiB. `units` where they are not the same every step."""
+    """Seconds of each step, and the peak of resident memory in GiB. `units` where they are not the same every step;
+    `curve` is the loss of each step, or its mean reward where the algorithm samples."""
 
     seconds: list[float]
     memory: float
     units: float | None = None
+    curve: list[float] = field(default_factory=list)
 
     def rate(self, work: Work) -> float:
         """Units per second, the first step left out: it warms up."""
@@ -58,26 +60,37 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         f"hydra.run.dir={output}",
     ]
     memory = _run(command)[1]
-    seconds = [
-        value for _, value in read_curves(ROOT / TIMINGS.format(stage=work.stage))["perf/step_seconds"]
-    ]
-    return Run(seconds, memory)
+    timings = read_curves(ROOT / TIMINGS.format(stage=work.stage))
+    curves = read_curves(output / work.stage / CURVES)
+    seconds, curve = (
+        [value for _, value in points] for points in (timings["perf/step_seconds"], curves[work.curve])
+    )
+    return Run(seconds, memory, curve=curve)
 
 
-def run_peer(work: Work, rows: list[dict[str, Any]], config: str, folder: Path) -> Run:
-    """TRL's trainer on the same rows in the same order; `config` is tuned or default."""
+def run_peer(
+    work: Work,
+    rows: list[dict[str, Any]],
+    config: str,
+    folder: Path,
+    tokens: list[dict[str, Any]] | None = None,
+) -> Run:
+    """TRL's trainer on the same rows in the same order; `config` is tuned or default. `tokens` takes the place of what
+    it makes of the rows."""
     if work.stage == "rollout":
         return _run_rollout("generate", folder)
     job = {
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
         "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
+        "tokens": tokens,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     python = PEERS / work.peer_environment / "bin" / "python"
     printed, memory = _run([str(python), str(ROOT / "benchmarks" / work.peer_script), str(path)])
-    return Run(json.loads(printed.splitlines()[-1])["seconds"], memory)
+    told = json.loads(printed.splitlines()[-1])
+    return Run(told["seconds"], memory, curve=told["curve"])
 
 
 def _run_rollout(side: str, folder: Path) -> Run:
@@ -88,7 +101,7 @@ def _run_rollout(side: str, folder: Path) -> Run:
 
 def _run(command: list[str]) -> tuple[str, float]:
     """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)

@@ -19,7 +19,8 @@ class Work:
     """`batch` examples per step, `steps` of them, the first of which warms up and is not counted.
 
     `settings` are those of our algorithm and `overrides` of the rest of our side; `peer` is in both of the peer's
-    configs, `tuned` in that one. `reward_model`: both sides begin with the same weights of one.
+    configs, `tuned` in that one. `reward_model`: both sides begin with the same weights of one. `curve` is what shows
+    our side's progress.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Work:
     tuned: dict[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     reward_model: bool = False
+    curve: str = "train/loss"
     learning_rate: float = 1.0e-6
     steps: int = 4
     peer_version: str = "1.16.0"
@@ -53,7 +55,14 @@ ONLINE = {
     "temperature": 1.0,
     "eval_steps": 0,
 }
-ONLINE_PEER = {"num_generations": 8, "max_completion_length": 32, "temperature": 1.0, "beta": 0.0}
+ONLINE_PEER = {
+    "num_generations": 8,
+    "max_completion_length": 32,
+    "temperature": 1.0,
+    "beta": 0.0,
+    "shuffle_dataset": False,
+}
+REWARD = "objective/rewards/verifier"
 
 # One completion a prompt, for TRL's PPO samples no more; both sides take a batch twice, in two minibatches each time.
 PPO = {
@@ -93,9 +102,9 @@ WORKS = {
         Work("kto", "rl", "completions/s", "hh", "preference", batch=4, units_per_example=2, algorithm="kto",
              peer={"beta": 0.1}),
         Work("grpo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="grpo",
-             settings=ONLINE, peer=ONLINE_PEER),
+             settings=ONLINE, peer=ONLINE_PEER, curve=REWARD),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
-             settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER),
+             settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER, curve=REWARD),
         Work("ppo", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,
              settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, **PPO_TRL),
         Work("ppo_lora", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,

@@ -1,0 +1,76 @@
+"""Learning curves beside TRL's at equal samples: `python -m benchmarks.curves [WORK ...]`.
+
+Both sides begin with the same weights and take the same examples in the same order at the same learning rate. Where no
+sampling is in it, both are handed the same tokens, so that the curves differ by rounding alone: TRL by itself ends a
+conversation after the line break that the chat template puts behind the end token, and ours ends with that token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import CACHE, examples_in_order, in_order, prepare, read_rows
+from benchmarks.results import Panel, save
+from benchmarks.sides import run_ours, run_peer
+from benchmarks.works import WORKS, Work
+from stages.data.examples import Example
+
+LEARNING_RATES = {"sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "grpo": 3.0e-5}
+# What the speed does not depend on, and learning does: ours as TRL has it.
+SAME = {"grpo": {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}}
+
+
+def tokens(work: Work, example: Example) -> dict[str, Any]:
+    """An example as TRL's collator for this work takes it."""
+    prompt, nodes = example.tree.prompt.input_ids, example.tree.completions
+    if work.name == "sft":
+        labels = [
+            token if trained else -100
+            for token, trained in zip(nodes[0].input_ids, nodes[0].loss_mask, strict=True)
+        ]
+        return {"input_ids": prompt + nodes[0].input_ids, "labels": [-100] * len(prompt) + labels}
+    chosen, rejected = (node.input_ids for node in nodes)
+    if work.name == "reward_model":
+        return {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def compare(work: Work, data: Path) -> dict[str, list[float]]:
+    """Each side's curve: the loss, or the mean reward where the algorithm samples."""
+    folder = CACHE / work.name
+    rows = read_rows(work, data)
+    overrides = prepare(work, rows, folder)
+    sampled = work.role == "prompt"
+    same = None if sampled else [tokens(work, example) for example in examples_in_order(work, folder)]
+    ours = run_ours(work, overrides, folder)
+    peer = run_peer(work, in_order(work, rows, folder), "tuned", folder, same)
+    return {"ours": ours.curve, "TRL": peer.curve}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("works", nargs="*", help=f"which of {', '.join(LEARNING_RATES)}; none = all")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
+    parser.add_argument("--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.works) - set(LEARNING_RATES):
+        parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(LEARNING_RATES)}")
+    for name in arguments.works or LEARNING_RATES:
+        work = WORKS[name]
+        settings = work.settings | SAME.get(name, {})
+        work = replace(work, steps=arguments.steps, learning_rate=LEARNING_RATES[name], settings=settings)
+        curves = compare(work, arguments.data)
+        lines = {side: ([*range(1, len(curve) + 1)], curve) for side, curve in curves.items()}
+        path = save(f"curve-{name}", curves, [Panel("step", work.curve, lines)])
+        first = ", ".join(f"{side} {curve[0]:.5f}" for side, curve in curves.items())
+        print(f"{name}, step 1: {first}; written to {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

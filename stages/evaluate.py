@@ -25,6 +25,7 @@ from stages.evaluation.measure import Measurer, Source
 from stages.evaluation.metrics import Answer, Metrics, RowLoss, flips, summarize
 from stages.evaluation.report import Report
 from stages.evaluation.samples import sample_rows, write_csv, write_markdown
+from stages.models.reward_kinds import load_reward_model
 from stages.rewards.check import check_columns
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
@@ -111,10 +112,8 @@ def make_judge(run: Stage, device: torch.device, trust_remote_code: bool) -> Jud
     if not folder.exists():
         return Judge(tokenizer, verifier, None)
     settings = run.config.evaluate
-    learned = LearnedReward(
-        folder, settings.max_tokens, bf16=settings.bf16, device=device, trust_remote_code=trust_remote_code
-    )
-    return Judge(tokenizer, verifier, learned)
+    model = load_reward_model(folder, trust_remote_code=trust_remote_code).to(device)
+    return Judge(tokenizer, verifier, LearnedReward(model, settings.max_tokens, bf16=settings.bf16))
 
 
 def held_out(path: Path, config: DictConfig) -> list[Example]:

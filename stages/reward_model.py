@@ -24,7 +24,7 @@ from stages.training.preferences import load_preferences
 from stages.training.session import make_accelerator, run_training
 from stages.workspace import Stage
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stages.reward_model")  # not __name__: run as a program, that is __main__
 
 
 @entry("reward_model")
@@ -54,7 +54,7 @@ def main(run: Stage) -> None:
     if run.is_main:
         base = read_base_model(run.input("prepare"))
         tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
-        merge = run.config.model.merge_adapter
+        merge = settings.merge_adapter
         save_model(reward_model.model, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
 
 
@@ -63,8 +63,8 @@ def normalize(model: RewardModel, rows: Sequence[Example], max_tokens: int, acce
     trees = [example.tree for example in rows[:512]]
     with accelerator.autocast():
         scores = model.eval().score(trees, max_tokens)
-    model.model.config.reward_mean = float(scores.mean())
-    model.model.config.reward_std = float(scores.std().clamp(min=1e-6))
+    model.config.reward_mean = float(scores.mean())
+    model.config.reward_std = float(scores.std().clamp(min=1e-6))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from hydra.utils import get_class
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from stages.algorithms.parts import Parts
@@ -13,6 +14,8 @@ from stages.data.base_model import BaseModel, read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
+from stages.models.one_backbone import attach_reward_model, shares_base
+from stages.models.reward_kinds import load_reward_model
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
 from stages.rewards.rewards import Rewards
@@ -59,22 +62,29 @@ def make_parts(
 ) -> Parts:
     """The policy, from the sft model, and what the algorithm may ask for beside it."""
     torch.manual_seed(run.config.seed)  # adapters start from random weights
-    model = load_model(run.input("sft") / "model", trust_remote_code=base.trust_remote_code)
+    sft, folder, trust = (
+        run.input("sft") / "model",
+        run.input("reward_model") / "model",
+        base.trust_remote_code,
+    )
+    model = load_model(sft, trust_remote_code=trust)
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    policy = add_adapter(model, run.config.model).to(device)
 
     def learned() -> LearnedReward:
-        return LearnedReward(
-            run.input("reward_model") / "model", settings.max_tokens, bf16=settings.bf16, device=device,
-            trust_remote_code=base.trust_remote_code,
-        )  # fmt: skip
+        if isinstance(policy, PeftModel) and shares_base(folder, sft):
+            reward_model = attach_reward_model(policy, folder, trust_remote_code=trust).to(device)
+        else:
+            reward_model = load_reward_model(folder, trust_remote_code=trust).to(device)
+        return LearnedReward(reward_model, settings.max_tokens, bf16=settings.bf16)
 
     weights = dict(run.config.rl[run.config.rl.algo].rewards)
     return Parts(
-        policy=add_adapter(model, run.config.model).to(device),
+        policy=policy,
         eos_token_ids=base.stop_token_ids,
         sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
-        build_rewards=lambda: Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
+        rewards=Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,12 @@ from stages.rollout.sampler import Sampler
 
 @dataclass(frozen=True)
 class Parts:
-    """The trained policy and what surrounds it. `build_rewards` loads the reward model where the config names one."""
+    """The trained policy and what surrounds it."""
 
     policy: nn.Module
     eos_token_ids: Sequence[int]
     sampler_dtype: torch.dtype
-    build_rewards: Callable[[], Rewards]
+    rewards: Rewards
 
     def __post_init__(self) -> None:
         disable_dropout(self.policy)  # of adapters too, which sft and the reward model may train with
@@ -34,7 +34,3 @@ class Parts:
     @cached_property
     def sampler(self) -> Sampler:
         return Sampler(self.policy, self.eos_token_ids, dtype=self.sampler_dtype)
-
-    @cached_property
-    def rewards(self) -> Rewards:
-        return self.build_rewards()

@@ -42,6 +42,7 @@ class RewardModelSettings(TrainingSettings):
     """The `reward_model` section."""
 
     kind: Literal["head", "likelihood"]
+    merge_adapter: bool
 
 
 class OfflineSettings(TrainingSettings):

@@ -52,7 +52,8 @@ def _trains(stage: str, config: DictConfig) -> bool:
 def _outputs(stage: str, config: DictConfig) -> int:
     if stage == "prepare":
         return int(config.model.path is None)
-    return int(_trains(stage, config) and not (config.model.lora and not config.model.merge_adapter))
+    section = config.reward_model if stage == "reward_model" else config.model
+    return int(_trains(stage, config) and (section.merge_adapter or not config.model.lora))
 
 
 def _checkpoints(stage: str, config: DictConfig) -> int:

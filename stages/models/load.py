@@ -26,7 +26,7 @@ def load_model(
     """
     if (Path(path) / ADAPTER).exists():
         adapter = PeftConfig.from_pretrained(str(path))
-        base = _base_of(Path(path), adapter)
+        base = base_of(Path(path), adapter)
         model = load_model(base, kind, revision=adapter.revision, **options)
         adapter.task_type = (
             None  # a language model's adapter goes onto a classifier, when a reward model begins
@@ -40,7 +40,7 @@ def load_model(
     return model
 
 
-def _base_of(folder: Path, adapter: PeftConfig) -> str:
+def base_of(folder: Path, adapter: PeftConfig) -> str:
     """An adapter names its base relative to its own folder, so that a project can be moved; a hub id stays one."""
     name = str(adapter.base_model_name_or_path)
     local = folder / name
@@ -91,12 +91,12 @@ def save_model(
         adapter = model.peft_config["default"]
         adapter.revision = revision
         adapter.base_model_name_or_path = str(base)  # peft looks there whether the vocabulary has grown
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), selected_adapters=["default"])
         model.config.save_pretrained(str(folder))  # a reward model's normalisation is in it
         if Path(base).exists():
             adapter.base_model_name_or_path = os.path.relpath(base, folder)
             adapter.save_pretrained(str(folder))
     else:
-        whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        whole = model.merge_and_unload(adapter_names=["default"]) if isinstance(model, PeftModel) else model
         whole.save_pretrained(str(folder))  # type: ignore[operator]
     tokenizer.save_pretrained(str(folder))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stages.models.hidden import hidden_states, pack_for
+from stages.models.selected import selected_logprobs
 from stages.packing import Packed, Tree, split
 
 HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in float32 is 200 MB
@@ -44,13 +45,7 @@ def scaled_logits(config: Any, logits: Float[Tensor, "targets vocab"]) -> Float[
 def _chunk_logprobs(
     model: nn.Module, states: Tensor, ids: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits = lm_head(model, states) / temperature
-    normalizer = logits.logsumexp(-1)
-    logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - normalizer
-    with torch.no_grad():
-        probabilities = (logits - normalizer[:, None]).exp_()
-        entropy = normalizer - torch.linalg.vecdot(probabilities, logits)
-    return logprobs, entropy
+    return selected_logprobs(lm_head(model, states), ids, temperature)
 
 
 def head_logprobs(

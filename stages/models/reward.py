@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.load import add_adapter, load_model
@@ -29,9 +30,19 @@ class RewardModel(nn.Module):
 
     kind: ClassVar[str] = "head"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PreTrainedConfig | None = None,
+        head: nn.Module | None = None,
+        scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`config` and `head` are the model's own unless given; `scope` is entered while a reward is computed."""
         super().__init__()
         self.model: Any = model  # a transformers model, in peft or not
+        self.config = config or self.model.config
+        self.scope = scope
+        self.separate_head = head
 
     @classmethod
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
@@ -58,9 +69,7 @@ class RewardModel(nn.Module):
         """A trained one, frozen."""
         reward_model = cls.load(folder, trust_remote_code=trust_remote_code).eval().requires_grad_(False)
         # an adapter's base knows nothing of its normalisation
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        reward_model.model.config.reward_mean = config.reward_mean
-        reward_model.model.config.reward_std = config.reward_std
+        reward_model.config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         return reward_model
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
@@ -77,11 +86,14 @@ class RewardModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
+        if self.separate_head is not None:
+            return self.separate_head
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return getattr(inner, HEAD)
 
     @torch.no_grad()
     def score(self, trees: Sequence[Tree], max_tokens: int) -> Float[Tensor, " batch"]:
         """Normalised rewards, by token budget."""
-        (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
-        return (rewards - self.model.config.reward_mean) / self.model.config.reward_std
+        with self.scope():
+            (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
+        return (rewards - self.config.reward_mean) / self.config.reward_std

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from stages.models.reward_kinds import load_reward_model
+from stages.models.reward import RewardModel
 from stages.packing import Tree
 
 
@@ -15,17 +14,8 @@ class LearnedReward:
     """Scores token trees, so that nothing is decoded and tokenized again, `max_tokens` in a pass; in bf16 autocast
     where `bf16`."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        max_tokens: int,
-        *,
-        bf16: bool = False,
-        device: torch.device | str = "cpu",
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.model = load_reward_model(folder, trust_remote_code=trust_remote_code).to(device)
-        self.max_tokens, self.bf16 = max_tokens, bf16
+    def __init__(self, model: RewardModel, max_tokens: int, *, bf16: bool = False) -> None:
+        self.model, self.max_tokens, self.bf16 = model, max_tokens, bf16
 
     def __call__(self, trees: Sequence[Tree]) -> list[float]:
         device = next(self.model.parameters()).device

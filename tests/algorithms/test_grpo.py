@@ -18,10 +18,11 @@ def gradient_size(algorithm: GRPO) -> float:
 
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_constant_group_has_no_gradient(beta: float):
-    """0.7 everywhere, whose mean is rounded. At step 0 the KL term has no gradient either: k3's slope at 0 is 0."""
+    """0.7 everywhere, whose mean is rounded. At step 0 the KL term has none either: k3's slope at 0 is 0, and
+    policy and reference differ by the rounding of their passes."""
     parts = parts_of(tiny_llama(), lambda _, trees: [0.7] * sum(len(t.completions) for t in trees))
     algorithm = GRPO(settings_of("grpo", beta=beta, num_generations=7), parts)
-    assert gradient_size(algorithm) == 0
+    assert gradient_size(algorithm) < 1e-5
     assert torch.cat(algorithm.observed["objective/equal_group_share"]).mean() == 1
 
 

@@ -85,7 +85,7 @@ def parts_of(
     policy: nn.Module, reward: Callable = low_tokens, eos: Sequence[int] = (EOS, 3, 4, 5, 6)
 ) -> Parts:
     """Several end tokens, so that some completions of few tokens end by themselves."""
-    return Parts(policy, list(eos), torch.float32, lambda: Rewards({"verifier": reward}, {"verifier": 1.0}))
+    return Parts(policy, list(eos), torch.float32, Rewards({"verifier": reward}, {"verifier": 1.0}))
 
 
 def tiny_reward_model(seed: int = 0) -> RewardModel:

@@ -50,6 +50,14 @@ def test_reward_model_settings_run_what_uses_it_and_under_dpo_only_its_marker(pr
     assert project.repro() == ["reward_model"]  # the same marker, so nothing behind it
 
 
+def test_a_sweep_of_beta_computes_the_reference_once(project: Project) -> None:
+    project.set(rl__algo="dpo")
+    assert "completions are known" not in project.dvc("repro", "rl")
+    project.set(rl__dpo__beta=0.5)
+    assert "completions are known" in project.dvc("repro", "rl")
+    assert len(list((project.root / ".checkpoints" / "reference").iterdir())) == 1
+
+
 def test_changed_data_run_everything(project: Project) -> None:
     with (project.root / "data" / "raw" / "pairs.jsonl").open("a") as file:
         file.write('{"prompt": "A?", "chosen": "B.", "rejected": "C.", "answer": "B."}\n')
@@ -95,3 +103,12 @@ def test_where_it_runs_and_whether_it_is_tracked_run_nothing(project: Project) -
         project.repro(TREELINE_LAUNCH="gpu", MLFLOW_TRACKING_URI="http://127.0.0.1:9", OMP_NUM_THREADS="3")
         == []
     )
+
+
+def test_with_adapters_the_reward_model_runs_on_the_policys_own_base(project: Project) -> None:
+    project.set(model__lora=True)
+    output = project.dvc("repro", "rl")
+    assert "the reward model is an adapter on the policy's own base" in output
+    assert (project.root / "data/reward_model/model/adapter_config.json").exists()
+    assert not list((project.root / "data/rl/model").rglob("adapter*"))
+    assert project.metrics("rl")

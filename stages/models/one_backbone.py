@@ -1,0 +1,73 @@
+"""A reward model on the policy's own base: its adapter is switched in while it scores. Two models, one backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from stages.models.load import ADAPTER, base_of
+from stages.models.reward import HEAD, RewardModel
+from stages.models.reward_kinds import REWARD_MODELS
+
+log = logging.getLogger(__name__)
+
+NAME = "reward"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def shares_base(folder: Path, base: Path) -> bool:
+    """Whether `folder` holds an adapter of the model in folder `base`."""
+    if not (folder / ADAPTER).exists():
+        return False
+    return Path(base_of(folder, PeftConfig.from_pretrained(str(folder)))) == base.resolve()
+
+
+def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: bool = False) -> RewardModel:
+    """The trained reward model in `folder`, frozen, as one more adapter of `policy`.
+
+    `policy` must be adapters on the model that the reward model was trained on: see `shares_base`. Its own adapter
+    stays the active one but while a reward is computed.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    adapter = PeftConfig.from_pretrained(str(folder))
+    adapter.task_type, adapter.inference_mode = None, True
+    adapter.modules_to_save = None  # type: ignore[attr-defined]  # its head stands beside the policy, not in it
+    weights = load_file(folder / WEIGHTS)
+    head = _take_head(weights)
+    policy.add_adapter(NAME, adapter)
+    set_peft_model_state_dict(policy, weights, NAME)
+    for name, parameter in policy.named_parameters():
+        if f".{NAME}." in name:
+            parameter.requires_grad_(False)
+    log.info("the reward model is an adapter on the policy's own base")
+    kind = REWARD_MODELS[config.reward_kind]
+    return kind(policy, config=config, head=head, scope=lambda: switched(policy, NAME))
+
+
+@contextmanager
+def switched(policy: PeftModel, name: str) -> Iterator[None]:
+    """Run `policy` with adapter `name` in the place of the one that is trained."""
+    trained = policy.active_adapter
+    policy.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        policy.set_adapter(trained)
+
+
+def _take_head(weights: dict[str, Tensor]) -> nn.Module | None:
+    """The reward head's weight out of an adapter's, if there is one among them."""
+    names = [name for name in weights if name.endswith(f".{HEAD}.weight")]
+    if not names:
+        return None
+    weight = weights.pop(names[0])
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    head.weight = nn.Parameter(weight, requires_grad=False)
+    return head

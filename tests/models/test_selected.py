@@ -1,0 +1,34 @@
+"""One token's log-probability and the entropy, against torch's own chain of operations."""
+
+import pytest
+import torch
+
+from stages.models.selected import selected_logprobs
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_values_and_gradient_are_those_of_log_softmax(temperature: float):
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(7, 50, dtype=torch.float64)).requires_grad_()
+    ids = torch.randint(0, 50, (7,))
+    logprobs, entropy = selected_logprobs(logits, ids, temperature)
+    expected = torch.distributions.Categorical(logits=logits / temperature)
+    torch.testing.assert_close(logprobs, expected.log_prob(ids))
+    torch.testing.assert_close(entropy, expected.entropy().detach())
+    assert not entropy.requires_grad
+    assert torch.autograd.gradcheck(lambda x: selected_logprobs(x, ids, temperature)[0], logits)
+
+
+def test_a_token_too_unlikely_for_a_float_keeps_its_log_probability():
+    logits = torch.tensor([[0.0, 200.0, -300.0]], requires_grad=True)
+    logprobs, _ = selected_logprobs(logits, torch.tensor([2]), 1.0)
+    assert logprobs.item() == -500.0
+    logprobs.sum().backward()
+    assert logits.grad is not None and logits.grad.tolist() == [[0.0, -1.0, 1.0]]
+
+
+def test_the_logits_are_left_as_they_are():
+    logits = torch.randn(3, 9)
+    before = logits.clone()
+    selected_logprobs(logits, torch.tensor([1, 2, 3]), 1.0)
+    assert torch.equal(logits, before)

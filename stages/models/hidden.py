@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from stages.models.flex import BLOCKS_PAY, LONG_ROW, Mask, block_mask, flex_runs, uncompiled
@@ -55,32 +56,39 @@ def _tree(body: nn.Module, packed: Packed) -> Tensor:
     return _masked(body, packed, partial(block_mask, packed) if sparse else packed.attention_mask)
 
 
-def _masked(body: nn.Module, packed: Packed, visible: Callable[[int | None], Mask]) -> Tensor:
+def _masked(body: Any, packed: Packed, visible: Callable[[int | None], Mask]) -> Tensor:
+    device = packed.input_ids.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else body.dtype
     outputs = body(
         input_ids=packed.input_ids, position_ids=packed.position_ids,
-        attention_mask=attention_masks(body, visible), use_cache=False,
+        attention_mask=attention_masks(body, visible, dtype), use_cache=False,
     )  # fmt: skip
     return outputs.last_hidden_state.flatten(0, 1)
 
 
-def attention_masks(body: nn.Module, visible: Callable[[int | None], Mask]) -> Mask | dict[str, Mask]:
+def attention_masks(
+    body: nn.Module, visible: Callable[[int | None], Mask], dtype: torch.dtype
+) -> Mask | dict[str, Mask]:
     """The mask in the form that `body` takes. `visible` gives the boolean or block mask for a sliding window (None: no
-    window).
+    window); `dtype` is that of the queries.
 
     Models with several kinds of layer take one mask per kind.
     """
     window = getattr(body.config, "sliding_window", None)
     kinds = set(getattr(body.config, "layer_types", None) or [])
     if not kinds:
-        return _as_taken(body, visible(window))
-    return {kind: _as_taken(body, visible(window if kind == "sliding_attention" else None)) for kind in kinds}
+        return _as_taken(body, visible(window), dtype)
+    windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
+    return {kind: _as_taken(body, visible(windows[kind]), dtype) for kind in kinds}
 
 
-def _as_taken(body: Any, mask: Any) -> Mask:
-    if body.config._attn_implementation == "sdpa":
+def _as_taken(body: Any, mask: Mask, dtype: torch.dtype) -> Mask:
+    """What is added to the scores: sdpa would make it of a boolean mask in every layer anew."""
+    if isinstance(mask, BlockMask):
         return mask
-    lowest = torch.finfo(body.dtype).min  # eager attention (Gemma 2's soft-capped scores) adds its mask
-    return torch.zeros_like(mask, dtype=body.dtype).masked_fill_(~mask, lowest)
+    eager = body.config._attn_implementation != "sdpa"  # Gemma 2, for its soft-capped scores
+    lowest = torch.finfo(body.dtype).min if eager else -torch.inf
+    return torch.zeros_like(mask, dtype=body.dtype if eager else dtype).masked_fill_(~mask, lowest)
 
 
 def _padded(body: nn.Module, packed: Packed) -> Tensor:

@@ -61,7 +61,7 @@ class TransformersDecoder:
     ) -> Float[Tensor, "rows new hidden"]:
         body: Any = backbone(self.model)
         new = input_ids.shape[1]
-        mask = attention_masks(body, lambda window: cache.visible(new, window))
+        mask = attention_masks(body, lambda window: cache.visible(new, window), self.model.dtype)
         with grouped_queries(body):
             return body(
                 input_ids=input_ids, position_ids=cache.positions(new), past_key_values=cache, use_cache=True,

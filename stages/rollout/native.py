@@ -45,9 +45,7 @@ class NativeDecoder:
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
         turn = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
-        masks: Any = attention_masks(
-            self.body, lambda window: _additive(cache.visible(new, window), self.head.dtype)
-        )
+        masks: Any = attention_masks(self.body, lambda window: cache.visible(new, window), self.head.dtype)
         for index, block in enumerate(self.blocks):
             mask = masks[self.body.config.layer_types[index]] if isinstance(masks, dict) else masks
             states = block(states, turn, mask, cache, index)
@@ -104,11 +102,6 @@ class _Block:
             grouped, keys, values, attn_mask=mask, scale=self.attention.scaling
         )
         return found.unflatten(2, (self.groups, new)).permute(0, 3, 1, 2, 4).reshape(rows, new, -1)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Once per step: otherwise attention converts it in every layer."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _norm(states: Tensor, norm: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from stages.config.compose import ROOT
+from stages.data.digest import path_digest
 
 
 class Dependencies(NamedTuple):
@@ -58,15 +58,5 @@ def fingerprint(stage: str, config: DictConfig, inputs: dict[str, Path]) -> str:
         OmegaConf.to_yaml(OmegaConf.create(values), resolve=True, sort_keys=True).encode()
     )
     for path in [*(inputs[name] for name in needs.inputs), *(ROOT / path for path in needs.paths)]:
-        for file in _files(path):
-            digest.update(f"{file.relative_to(path)} ".encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(path_digest(path).encode())
     return digest.hexdigest()[:16]
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)

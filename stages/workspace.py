@@ -27,6 +27,7 @@ from stages.tracking.start import CURVES, start_tracker
 from stages.tracking.tracker import Tracker
 
 CHECKPOINTS = ROOT / ".checkpoints"
+REFERENCES = CHECKPOINTS / "reference"  # what references gave, for every run that asks for the same
 METRICS = "metrics.json"
 
 

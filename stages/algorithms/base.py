@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from stages.algorithms.batch import Batch
 from stages.data.examples import Example
+from stages.models.reference_table import ReferenceTable
+from stages.packing import Tree
 
 
 class Loss(NamedTuple):
@@ -55,3 +57,17 @@ class Algorithm(nn.Module, ABC):
     def observe(self, name: str, values: Tensor) -> None:
         """Remember values (any shape) whose mean over the step, on every rank, is logged as `name`."""
         self.observed[name].append(values.detach().float().flatten())
+
+
+class WithReference(Algorithm):
+    """An offline algorithm whose loss looks at the reference. All that its steps will ask for is known beforehand, so
+    `reference` holds it from before the first step on; no copy of the model does."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__(policy)
+        self.reference = ReferenceTable(policy)
+
+    def reference_trees(self, batch: Batch) -> Sequence[Sequence[Tree]]:
+        """The trees that a step on `batch` looks up, as it scores them under the policy: equal weights then give equal
+        bits, and a KL of 0."""
+        return [batch.trees]

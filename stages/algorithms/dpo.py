@@ -9,14 +9,14 @@ import torch
 from hydra.utils import instantiate
 from pydantic import Field, field_validator
 
-from stages.algorithms.base import Algorithm, Loss
+from stages.algorithms.base import Loss, WithReference
 from stages.algorithms.batch import Batch
 from stages.algorithms.pairs import preference_pairs
 from stages.algorithms.parts import Parts
 from stages.config.schema import OfflineSettings
 from stages.config.target import check_target
 from stages.data.examples import has_pair
-from stages.models.logprobs import completion_logprobs
+from stages.models.logprobs import sequence_logprobs
 
 
 class Settings(OfflineSettings):
@@ -32,7 +32,7 @@ class Settings(OfflineSettings):
         return loss
 
 
-class DPO(Algorithm):
+class DPO(WithReference):
     """Rafailov et al. 2023. `settings.loss` names a function of stages.losses.preference; the unit is a pair."""
 
     Settings = Settings
@@ -42,16 +42,13 @@ class DPO(Algorithm):
     def __init__(self, settings: Settings, parts: Parts) -> None:
         super().__init__(parts.policy)
         self.settings = settings
-        self.reference = parts.reference  # made now: a resumed run restores the policy's weights later
         self.loss = instantiate(settings.loss, _partial_=True)
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
-        reference = self.reference.logprobs(batch.trees, temperature=1.0, max_tokens=self.settings.max_tokens)
-        yield batch.with_fields(ref_logprobs=reference.logprobs)
+        yield batch.with_fields(ref_logprobs=self.reference.logprobs(batch.trees))
 
     def forward(self, batch: Batch) -> Loss:
-        logprobs, mask, _ = completion_logprobs(self.policy, batch.trees)
-        logratios = ((logprobs - batch["ref_logprobs"]) * mask).sum(1)
+        logratios = sequence_logprobs(self.policy, batch.trees) - batch["ref_logprobs"]
         rows = (rows.to(logratios.device) for rows in preference_pairs(batch))
         chosen, rejected = (logratios.index_select(0, row) for row in rows)
         losses = self.loss(chosen, rejected, beta=self.settings.beta)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.algorithms.base import Algorithm, Loss
+from stages.algorithms.base import Loss, WithReference
 from stages.algorithms.batch import Batch
 from stages.algorithms.pairs import desirable
 from stages.algorithms.parts import Parts
 from stages.config.schema import OfflineSettings
 from stages.distributed import sum_over_ranks
 from stages.losses.preference import kto
-from stages.models.logprobs import completion_logprobs
+from stages.models.logprobs import sequence_logprobs
 from stages.packing import Tree
 
 
@@ -28,7 +28,7 @@ class Settings(OfflineSettings):
     undesirable_weight: float = Field(ge=0)
 
 
-class KTO(Algorithm):
+class KTO(WithReference):
     """Ethayarajh et al. 2024; the unit is a completion.
 
     The reference point z0 is the KL to the reference, estimated as in the paper on completions of other prompts, once
@@ -41,26 +41,24 @@ class KTO(Algorithm):
     def __init__(self, settings: Settings, parts: Parts) -> None:
         super().__init__(parts.policy)
         self.settings = settings
-        self.reference = parts.reference  # made now: a resumed run restores the policy's weights later
+
+    def reference_trees(self, batch: Batch) -> list[Sequence[Tree]]:
+        return [batch.trees, self._mismatched(batch)]
+
+    def _mismatched(self, batch: Batch) -> list[Tree]:
+        """Each prompt with the first completion of the one before it."""
+        return [
+            Tree(tree.prompt, [batch.trees[index - 1].completions[0]])
+            for index, tree in enumerate(batch.trees)
+        ]
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
-        budget = self.settings.max_tokens
-        others = [batch.trees[index - 1].completions[0] for index in range(len(batch))]
-        pairs = list(zip(batch.trees, others, strict=True))
-        # One more branch of the same prompt: the reference sees each prompt once.
-        widened = [Tree(tree.prompt, [*tree.completions, other]) for tree, other in pairs]
-        reference = self.reference.logprobs(widened, temperature=1.0, max_tokens=budget).logprobs
-        last = (
-            torch.tensor([len(tree.completions) for tree in widened], device=reference.device).cumsum(0) - 1
-        )
-        own = torch.ones(len(reference), dtype=torch.bool, device=reference.device).index_fill(0, last, False)
-        crossed = [Tree(tree.prompt, [other]) for tree, other in pairs]
-        policy = completion_logprobs(self.policy, crossed, max_tokens=budget).logprobs
-        kl = self._reference_point(policy.sum(1) - reference[last].sum(1))
+        mismatched = self._mismatched(batch)
+        policy = sequence_logprobs(self.policy, mismatched, max_tokens=self.settings.max_tokens)
+        kl = self._reference_point(policy - self.reference.logprobs(mismatched))
         self.observe("objective/kl_mismatched", kl)
-        width = max(len(node.input_ids) for tree in batch.trees for node in tree.completions)
-        rows = reference[own][:, :width]
-        yield batch.with_fields(ref_logprobs=rows, kl=kl.expand(len(rows)))
+        reference = self.reference.logprobs(batch.trees)
+        yield batch.with_fields(ref_logprobs=reference, kl=kl.expand(len(reference)))
 
     def _reference_point(self, logratios: Tensor) -> Tensor:
         """max(0, mean) over the completions of every process."""
@@ -69,8 +67,7 @@ class KTO(Algorithm):
 
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings
-        logprobs, mask, _ = completion_logprobs(self.policy, batch.trees)
-        logratios = ((logprobs - batch["ref_logprobs"]) * mask).sum(1)
+        logratios = sequence_logprobs(self.policy, batch.trees) - batch["ref_logprobs"]
         good = desirable(batch).to(logratios.device)
         losses = kto(
             logratios, good, batch["kl"], beta=settings.beta,

@@ -51,7 +51,8 @@ class PPO(Algorithm):
         super().__init__(parts.policy)
         self.settings = settings
         self.parts = parts
-        self.reference = parts.reference  # made now: a resumed run restores the policy's weights later
+        # made now: a resumed run restores the policy's weights later
+        self.reference = parts.reference if settings.kl_coef else None
         self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
@@ -72,15 +73,15 @@ class PPO(Algorithm):
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask = rollouts.batch.trees, rollouts.mask
         old_logprobs, values = map_microbatches(self._score, trees, settings.max_tokens)
-        reference = self.reference.logprobs(
-            trees, temperature=settings.temperature, max_tokens=settings.max_tokens
-        )
-        kl = k1(old_logprobs, reference.logprobs)
+        kl = torch.zeros_like(old_logprobs)
+        if self.reference:
+            scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+            kl = k1(old_logprobs, self.reference.logprobs(trees, **scoring).logprobs)
+            self.observe("objective/kl_k1", (kl * mask).sum(1))
         rewards = token_rewards(rollouts.scores, kl, mask, settings.kl_coef)
         if settings.whiten_rewards:
             rewards = whiten_about_mean(rewards, mask, sum_over_ranks)
         advantages = gae(rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda)
-        self.observe("objective/kl_k1", (kl * mask).sum(1))
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
         fields = {"old_logprobs": old_logprobs, "old_values": values, "returns": advantages + values,
                       "advantages": whiten(advantages, mask, sum_over_ranks)}  # fmt: skip

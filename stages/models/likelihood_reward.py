@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from stages.models.load import add_adapter, load_model
-from stages.models.logprobs import completion_logprobs
+from stages.models.logprobs import sequence_logprobs
 from stages.models.reward import RewardModel
 from stages.packing import Tree
 
@@ -37,4 +37,4 @@ class LikelihoodReward(RewardModel):
 
     def forward(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
         """One log-likelihood per completion, in nats."""
-        return completion_logprobs(self.model, trees).logprobs.sum(1)
+        return sequence_logprobs(self.model, trees)

@@ -1,9 +1,10 @@
-"""The reference policy: the policy as it was when training began, frozen."""
+"""The reference policy, for completions that are sampled while training: the policy as it was at the start, frozen."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from peft import PeftModel
@@ -13,6 +14,11 @@ from stages.models.logprobs import TokenLogprobs, completion_logprobs
 from stages.packing import Tree
 
 
+def adapters_off(policy: nn.Module) -> AbstractContextManager[None]:
+    """A block in which the policy is the model under its adapters; where it has none, it is as it is."""
+    return policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
+
+
 class Reference:
     """With adapters: the policy itself with its adapters off, no copy. Without: a frozen copy, made at once.
 
@@ -20,13 +26,11 @@ class Reference:
     """
 
     def __init__(self, policy: nn.Module) -> None:
-        self.adapters = isinstance(policy, PeftModel)
-        self.model = policy if self.adapters else copy.deepcopy(policy).eval().requires_grad_(False)
+        shared = isinstance(policy, PeftModel)
+        self.model = policy if shared else copy.deepcopy(policy).eval().requires_grad_(False)
 
     @torch.no_grad()
     def logprobs(self, trees: Sequence[Tree], *, temperature: float, max_tokens: int) -> TokenLogprobs:
         """Log-probabilities under the reference; shapes as in `completion_logprobs`."""
-        if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
-                return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)
-        return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)
+        with adapters_off(self.model):
+            return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)

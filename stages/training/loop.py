@@ -13,15 +13,16 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from stages.algorithms.base import Algorithm
-from stages.algorithms.batch import Batch, batch_of
+from stages.algorithms.base import Algorithm, WithReference
+from stages.algorithms.batch import Batch
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example, write_examples
 from stages.distributed import sum_over_ranks
 from stages.training.checkpoints import Checkpoints
 from stages.training.meter import Meter
 from stages.training.optimizer import make_optimizer, make_scheduler
-from stages.training.order import seed_step, step_indices, total_steps
+from stages.training.order import seed_step, step_batch, total_steps
+from stages.training.reference import fill_reference
 from stages.training.step import NonFiniteError, StepResult, optimizer_step
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,12 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The seed, and where and how often progress is kept."""
+    """The seed, where and how often progress is kept, and where what the reference gave is kept for other runs."""
 
     seed: int
     save_steps: int
     checkpoints: Path
+    references: Path
 
 
 def train(
@@ -55,23 +57,26 @@ def train(
     Raises NonFiniteError with the batch saved beside the checkpoints.
     """
     steps = total_steps(len(examples), settings)
+    meter = Meter(algorithm.policy, accelerator.device, settings.max_tokens, settings.bf16)
+    spent = _fill_reference(algorithm, examples, settings, schedule, accelerator, meter)
     optimizer = make_optimizer(algorithm, settings)
     scheduler = make_scheduler(optimizer, settings, steps)
     module, optimizer = accelerator.prepare(algorithm, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     checkpoints = Checkpoints(schedule.checkpoints, accelerator)
-    meter = Meter(algorithm.policy, accelerator.device, settings.max_tokens, settings.bf16)
     start, history = checkpoints.restore()
     tracker.load_state_dict(history)
     if start:
         log.info("going on from step %d of %d", start, steps)
     else:
+        if spent:
+            tracker.log(spent, 0)
         _evaluate(algorithm, evaluate, tracker, 0, accelerator)
-    silent = not accelerator.is_main_process
+    silent, rank = not accelerator.is_main_process, accelerator.process_index
     progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=silent)
     for step in progress:
-        seed_step(schedule.seed, step, accelerator.process_index)
-        batch = _batch(examples, step, settings, schedule.seed, accelerator)
+        seed_step(schedule.seed, step, rank)
+        batch = step_batch(examples, step, settings, schedule.seed, rank, accelerator.num_processes)
         rate = float(scheduler.get_last_lr()[0])
         results = _update(accelerator, module, algorithm, optimizer, batch, settings, schedule, meter, step)
         scheduler.step()
@@ -90,12 +95,16 @@ def train(
         log.info("%s", meter.summary())
 
 
-def _batch(
-    examples: Sequence[Example], step: int, settings: TrainingSettings, seed: int, accelerator: Accelerator
-) -> Batch:
-    indices = step_indices(step, len(examples), settings.batch_size, seed)
-    mine = indices[accelerator.process_index :: accelerator.num_processes]
-    return batch_of([examples[index] for index in mine])
+def _fill_reference(
+    algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings, schedule: Schedule,
+    accelerator: Accelerator, meter: Meter,
+) -> dict[str, float]:  # fmt: skip
+    """What the steps will look up, while the policy still is its own reference; the seconds that it took."""
+    if not isinstance(algorithm, WithReference):
+        return {}
+    with meter.phase("reference"):
+        fill_reference(algorithm, examples, settings, schedule.seed, schedule.references, accelerator)
+    return {"perf/reference_seconds": meter.total["reference"]}
 
 
 def _update(

@@ -78,7 +78,7 @@ class Meter:
 
     def summary(self) -> str:
         """One line."""
-        total, parts = self.total, ("experience", "training", "evaluation", "checkpoint")
+        total, parts = self.total, ("reference", "experience", "training", "evaluation", "checkpoint")
         if not total["cells"]:
             return "nothing was left to train"
         whole = sum(total[name] for name in parts)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from transformers import set_seed
 
+from stages.algorithms.batch import Batch, batch_of
 from stages.config.schema import TrainingSettings
+from stages.data.examples import Example
 
 
 def total_steps(rows: int, settings: TrainingSettings) -> int:
@@ -23,8 +27,20 @@ def step_indices(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     batch_size = min(batch_size, rows)
     per_epoch = rows // batch_size
     epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return order[position * batch_size : (position + 1) * batch_size].tolist()
+    return _order(seed, epoch, rows)[position * batch_size : (position + 1) * batch_size].tolist()
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def step_batch(
+    examples: Sequence[Example], step: int, settings: TrainingSettings, seed: int, rank: int, ranks: int
+) -> Batch:
+    """What process `rank` of `ranks` learns from in step `step`."""
+    indices = step_indices(step, len(examples), settings.batch_size, seed)
+    return batch_of([examples[index] for index in indices[rank::ranks]])
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

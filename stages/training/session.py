@@ -15,7 +15,7 @@ from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
 from stages.models.liger import apply_liger
 from stages.training.loop import Schedule, train
-from stages.workspace import Stage
+from stages.workspace import REFERENCES, Stage
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
@@ -55,7 +55,7 @@ def run_training(
     """Train with this stage's checkpoints, tracker and seed, and with the kernels that the model section asks for."""
     if run.config.model.liger:
         apply_liger(algorithm)
-    schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir)
+    schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir, REFERENCES)
     train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
     accelerator.wait_for_everyone()
 

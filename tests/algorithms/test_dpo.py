@@ -12,7 +12,7 @@ from stages.algorithms.batch import batch_of
 from stages.algorithms.pairs import preference_pairs
 from stages.data.examples import Example
 from stages.models.load import add_adapter
-from tests.algorithms.tiny import examples_of, experience_of, make
+from tests.algorithms.tiny import examples_of, experience_of, make, remember
 from tests.models.tiny import lora, shake, tiny_llama, tree
 
 
@@ -47,6 +47,7 @@ def test_moved_policy_against_transformers_and_numpy():
     examples = [Example(tree([1, 9], [30, 31, 2], [40, 2]), "", [1.0, 0.0], {}),
                 Example(tree([1, 8, 7], [50, 2], [60, 61, 62, 2]), "", [0.0, 1.0], {})]  # fmt: skip
     algorithm, reference = make("dpo"), tiny_llama()
+    remember(algorithm, examples)
     shake(algorithm.policy, 0.05)
     (batch,) = experience_of(algorithm, examples)
     loss = algorithm(batch)

@@ -51,6 +51,7 @@ def test_missing_eos_costs_the_penalty_and_the_score_lands_on_the_last_token():
     assert batch["returns"].tolist()[order] == [1.0, 1.0, 1.0]
     assert batch["returns"].tolist()[1 - order] == [-1.5, -1.5, 0.0]
     assert batch["old_values"].tolist() == [[0.0] * 3] * 2
+    assert algorithm.reference is None  # kl_coef 0 asks for none
     assert algorithm.observed["objective/scores"][0].tolist() == [1.0, -1.5]
     assert algorithm.observed["rollout/no_eos_share"][0].tolist() == [0.0, 1.0]
     # whitened: 1 three times and -1.5 twice have mean 0 and deviation sqrt((3 + 4.5) / 5) = 1.224745

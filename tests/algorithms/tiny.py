@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from stages.algorithms.base import Algorithm
+from stages.algorithms.base import Algorithm, WithReference
 from stages.algorithms.batch import Batch, batch_of
 from stages.algorithms.dpo import DPO
 from stages.algorithms.grpo import GRPO
@@ -24,6 +24,7 @@ from stages.algorithms.sft import SFT
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
 from stages.models.likelihood_reward import LikelihoodReward
+from stages.models.reference_table import completion_keys
 from stages.models.reward import RewardModel
 from stages.packing import Tree
 from stages.rewards.rewards import Rewards
@@ -235,7 +236,17 @@ class RankAccelerator(Accelerator):
                 parameter.grad = self.ranks.sum(mine) / self.ranks.size
 
 
+def remember(algorithm: Algorithm, examples: Sequence[Example]) -> None:
+    """The policy, as it is now, is the reference of these examples."""
+    if isinstance(algorithm, WithReference):
+        requests = algorithm.reference_trees(batch_of(examples))
+        keys = [key for trees in requests for key in completion_keys(trees)]
+        algorithm.reference.fill(keys, torch.cat([algorithm.reference.score(trees) for trees in requests]))
+
+
 @torch.no_grad()
 def experience_of(algorithm: Algorithm, examples: Sequence[Example]) -> list[Batch]:
-    """As the loop asks for it."""
+    """As the loop asks for it; without a step before it, policy and reference are the same."""
+    if isinstance(algorithm, WithReference) and not algorithm.reference.rows:
+        remember(algorithm, examples)
     return list(algorithm.experience(batch_of(examples)))

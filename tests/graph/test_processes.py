@@ -11,16 +11,18 @@ from tests.graph.project import STAGES, Project, make_project
 
 LAUNCH = """
 compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_CPU
+distributed_type: MULTI_GPU
 use_cpu: true
 num_processes: 2
 num_machines: 1
 machine_rank: 0
 """
+# Of its own kinds, accelerate starts several processes on CPUs through MPI alone, and one where there is no MPI.
+TWO = {"TREELINE_LAUNCH": "two", "ACCELERATE_USE_CPU": "true"}
 
 
-def losses(project: Project) -> list[float]:
-    return [value for _, value in read_curves(project.root / "data" / "sft" / "curves.csv")["train/loss"]]
+def losses(project: Project, stage: str) -> list[float]:
+    return [value for _, value in read_curves(project.root / "data" / stage / "curves.csv")["train/loss"]]
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
@@ -28,11 +30,26 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     project.set(tracking__enabled=False, rl__algo="grpo")
     project.repro("sft")
-    alone = losses(project)
+    alone = losses(project, "sft")
     (project.root / "conf" / "launch" / "two.yaml").write_text(LAUNCH)
     for stage in ("sft", "reward_model", "rl", "evaluate"):
-        project.dvc("repro", "--force", "--single-item", stage, TREELINE_LAUNCH="two")
+        project.dvc("repro", "--force", "--single-item", stage, **TWO)
     assert len(alone) == 8
-    assert losses(project) == pytest.approx(alone, rel=1e-4)
+    assert losses(project, "sft") == pytest.approx(alone, rel=1e-4)
     assert all((project.root / "data" / stage).is_dir() for stage in STAGES)
     assert project.metrics("evaluate")["rl"]["gold_accuracy"]
+
+
+def test_two_processes_share_the_reference_s_work(tmp_path: Path) -> None:
+    """Each scores a part of the microbatches and looks up what the other scored."""
+    project = make_project(tmp_path)
+    project.set(tracking__enabled=False, rl__algo="dpo")
+    project.repro("rl")
+    alone = losses(project, "rl")
+    (project.root / "conf" / "launch" / "two.yaml").write_text(LAUNCH)
+    for known in (False, True):
+        output = project.dvc("repro", "--force", "--single-item", "rl", **TWO)
+        assert ("completions are known" in output) == known
+        assert losses(project, "rl") == pytest.approx(alone, rel=1e-4)
+    tables = list((project.root / ".checkpoints" / "reference").iterdir())
+    assert len(tables) == 2  # two processes, other microbatches

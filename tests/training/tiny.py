@@ -38,6 +38,7 @@ def run(
 ) -> Memory:  # fmt: skip
     """Train to the end, or as far as `evaluate` lets it; returns what was logged."""
     memory = Memory()
-    schedule = Schedule(seed=3, save_steps=save_steps, checkpoints=folder)
+    references = folder.with_name(f"{folder.name}.reference")
+    schedule = Schedule(seed=3, save_steps=save_steps, checkpoints=folder, references=references)
     train(algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]), evaluate)
     return memory

@@ -1,0 +1,98 @@
+"""What the reference gave to every completion that a run will ask about: computed once, then only looked up."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+
+from stages.models.logprobs import sequence_logprobs
+from stages.models.reference import adapters_off
+from stages.packing import Node, Tree, split
+
+
+class ReferenceTable:
+    """Log-probabilities of whole completions, in nats, under the policy as it was before its first step.
+
+    The policy itself computes them, before it moves: there is no second model. Not an nn.Module: nothing of it is
+    trained, saved or sharded.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        self.policy = policy
+        self.rows: dict[bytes, int] = {}
+        self.values: Float[Tensor, " rows"] = torch.empty(0)
+
+    @torch.no_grad()
+    def score(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
+        """What the policy gives now, in one pass, without its adapters."""
+        with adapters_off(self.policy):
+            return sequence_logprobs(self.policy, trees)
+
+    def fill(self, keys: Iterable[bytes], values: Float[Tensor, " rows"]) -> None:
+        """Know these and nothing else; keys as of `completion_keys`."""
+        self.rows = {key: row for row, key in enumerate(keys)}
+        self.values = values
+
+    def logprobs(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
+        """One row per completion of all trees, in order. Raises KeyError where the table was not filled with one."""
+        rows = [self.rows[key] for key in completion_keys(trees)]
+        return self.values[torch.tensor(rows, device=self.values.device)]
+
+
+def completion_keys(trees: Iterable[Tree]) -> Iterator[bytes]:
+    """Per completion: a digest of its prompt's tokens, of its own, and of which of them count."""
+    for tree in trees:
+        prompt = hashlib.blake2b(str(len(tree.prompt.input_ids)).encode(), digest_size=16)
+        prompt.update(array("q", tree.prompt.input_ids))
+        for node in tree.completions:
+            key = prompt.copy()
+            key.update(array("q", node.input_ids))
+            key.update(bytes(node.loss_mask))
+            yield key.digest()
+
+
+def microbatches_once(requests: Iterable[Sequence[Tree]], max_tokens: int) -> list[list[Tree]]:
+    """Microbatches that score every completion of the requests once, where it is first asked for.
+
+    A request of new trees is split as any batch is, so its numbers have the bits that training computes.
+    """
+    seen: set[bytes] = set()
+    groups: list[list[Tree]] = []
+    for trees in requests:
+        new = [Tree(tree.prompt, left) for tree in trees if (left := _unseen(tree, seen))]
+        groups += [
+            [new[index] for index in group] for group in split([len(tree) for tree in new], max_tokens)
+        ]
+    return groups
+
+
+def _unseen(tree: Tree, seen: set[bytes]) -> list[Node]:
+    """The completions that are not among the seen ones, and are from now on."""
+    left = []
+    for node, key in zip(tree.completions, completion_keys([tree]), strict=True):
+        if key not in seen:
+            seen.add(key)
+            left.append(node)
+    return left
+
+
+def reference_digest(policy: nn.Module) -> str:
+    """Of what the reference computes with, wherever it was loaded from: its configuration, which code its modules run,
+    and its weights."""
+    config: str = policy.config.to_json_string()  # type: ignore[operator,union-attr]
+    code = {f"{module.forward.__module__}.{module.forward.__qualname__}" for module in policy.modules()}
+    digest = hashlib.sha256(" ".join([config, *sorted(code)]).encode())
+    adapted = isinstance(policy, PeftModel)
+    for parameter in policy.parameters():
+        if not (
+            adapted and parameter.requires_grad
+        ):  # what is trained beside a frozen model are its adapters
+            digest.update(f"{parameter.dtype} {tuple(parameter.shape)} ".encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

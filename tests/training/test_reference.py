@@ -1,0 +1,182 @@
+"""The reference is computed once: before the first step, by the policy itself, for every run that asks for the same."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import LlamaForCausalLM
+
+from stages.algorithms.base import WithReference
+from stages.data.examples import Example
+from stages.models.load import add_adapter
+from stages.models.logprobs import sequence_logprobs
+from stages.training.order import step_batch, total_steps
+from stages.training.reference import KEPT, fill_reference
+from tests.algorithms.test_dpo import summed_logprob
+from tests.algorithms.tiny import examples_of, make, settings_of
+from tests.models.tiny import lora, shake, tiny_llama
+from tests.training.test_resume import go
+from tests.training.tiny import run
+
+SEED = 3
+SHORT = {"max_tokens": 40, "num_train_epochs": 2}  # several microbatches a step, two epochs of two steps
+
+
+class Counted:
+    """An algorithm on a fresh model, its examples, and how often its model has been run."""
+
+    def __init__(self, name: str, *, adapters: bool = False, seed: int = 0, **changes) -> None:
+        policy = tiny_llama(seed)
+        self.algorithm = make(name, add_adapter(policy, lora()) if adapters else policy, **changes)
+        self.settings = settings_of(name, **(SHORT | changes))
+        self.examples = examples_of(name)
+        self.forwards = 0
+        policy.model.register_forward_hook(self._count)
+
+    def _count(self, *_) -> None:
+        self.forwards += 1
+
+    def fill(self, folder: Path) -> WithReference:
+        assert isinstance(self.algorithm, WithReference)
+        fill_reference(self.algorithm, self.examples, self.settings, SEED, folder, Accelerator(cpu=True))
+        return self.algorithm
+
+    def batches(self):
+        steps = total_steps(len(self.examples), self.settings)
+        return [step_batch(self.examples, step, self.settings, SEED, 0, 1) for step in range(steps)]
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_every_value_that_a_step_looks_up_is_that_of_the_model_below_the_adapters(
+    name: str, adapters: bool, tmp_path: Path
+):
+    """KTO's mismatched completions too, which are others in each epoch."""
+    counted, reference = Counted(name, adapters=adapters), tiny_llama()
+    if adapters:
+        shake(counted.algorithm.policy)
+    algorithm = counted.fill(tmp_path)
+    assert len(counted.batches()) == 4
+    for batch in counted.batches():
+        for trees in algorithm.reference_trees(batch):
+            expected = [
+                summed_logprob(reference, tree.prompt.input_ids, node.input_ids)
+                for tree in trees
+                for node in tree.completions
+            ]
+            assert algorithm.reference.logprobs(trees).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_before_the_first_step_policy_and_reference_have_the_same_bits(tmp_path: Path):
+    counted = Counted("dpo")
+    algorithm = counted.fill(tmp_path)
+    for batch in counted.batches()[:2]:
+        for microbatch in batch.split(counted.settings.max_tokens):
+            policy = sequence_logprobs(algorithm.policy, microbatch.trees)
+            assert torch.equal(algorithm.reference.logprobs(microbatch.trees), policy)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_a_second_run_computes_nothing(name: str, tmp_path: Path):
+    first, second = Counted(name), Counted(name, beta=0.7, learning_rate=1e-5)
+    values = first.fill(tmp_path).reference.values
+    assert first.forwards > 2
+    assert torch.equal(second.fill(tmp_path).reference.values, values)
+    assert second.forwards == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_steps_run_the_policy_alone(tmp_path: Path):
+    """Two epochs of two steps, each in as many microbatches as the reference took for an epoch's."""
+    counted = Counted("dpo")
+    memory = run(counted.algorithm, counted.examples, counted.settings, tmp_path / "run")
+    microbatches = [len(batch.split(40)) for batch in counted.batches()]
+    assert counted.forwards == sum(microbatches) + sum(microbatches[:2])
+    assert list(memory.curve("perf/reference_seconds")) == [0]
+    assert memory.curve("perf/reference_seconds")[0] > 0
+
+
+@pytest.mark.parametrize("change", ["weights", "rows", "max_tokens", "epochs"])
+def test_whatever_the_numbers_follow_from_makes_another_table(change: str, tmp_path: Path):
+    Counted("kto").fill(tmp_path)
+    (before,) = tmp_path.iterdir()
+    options = {"weights": {"seed": 1}, "max_tokens": {"max_tokens": 50}, "epochs": {"num_train_epochs": 3}}
+    other = Counted("kto", **options.get(change, {}))
+    if change == "rows":
+        node = other.examples[1].tree.completions[0]
+        node.input_ids[0] += 1
+    other.fill(tmp_path)
+    assert other.forwards > 0
+    assert len(list(tmp_path.iterdir())) == 2
+    assert before.exists()
+
+
+def test_labels_and_scores_are_no_part_of_it(tmp_path: Path):
+    Counted("dpo").fill(tmp_path)
+    other = Counted("dpo")
+    other.examples = [swapped(example) for example in other.examples]
+    other.fill(tmp_path)
+    assert other.forwards == 0
+
+
+def swapped(example: Example) -> Example:
+    return replace(example, scores=[1.0 - score for score in example.scores or []])
+
+
+@pytest.mark.parametrize("length", [0, 5, 60, -1])
+def test_a_truncated_table_is_computed_again(length: int, tmp_path: Path):
+    values = Counted("dpo").fill(tmp_path).reference.values
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:length])
+    again = Counted("dpo")
+    assert torch.equal(again.fill(tmp_path).reference.values, values)
+    assert again.forwards > 0
+    assert path.read_bytes() == whole
+
+
+def test_the_tables_used_last_are_kept(tmp_path: Path):
+    for number in range(KEPT + 3):
+        (tmp_path / f"{number}.safetensors").write_bytes(b"")
+    (tmp_path / "left.1234").write_bytes(b"half a ta")
+    Counted("dpo").fill(tmp_path)
+    assert len(list(tmp_path.iterdir())) == KEPT
+    again = Counted("dpo")
+    again.fill(tmp_path)
+    assert again.forwards == 0
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_a_resumed_run_whose_table_is_gone_ends_with_the_same_bits(name: str, adapters: bool, tmp_path: Path):
+    """Its policy is the reference until the checkpoint is restored."""
+    whole, _ = go(name, tmp_path / "whole", adapters)
+    go(name, tmp_path / "cut", adapters, dies_at=5)
+    shutil.rmtree(tmp_path / "cut.reference")
+    resumed, _ = go(name, tmp_path / "cut", adapters)
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
+
+
+def models() -> int:
+    gc.collect()
+    things = gc.get_objects()
+    return sum(type(thing) is LlamaForCausalLM for thing in things)  # isinstance would ask the thing
+
+
+def test_no_second_model_is_made(tmp_path: Path):
+    counted, found = Counted("dpo"), []
+    before = models()
+
+    def evaluate() -> dict[str, float]:
+        found.append(models())
+        return {}
+
+    run(counted.algorithm, counted.examples, counted.settings, tmp_path / "run", evaluate=evaluate)
+    assert found == [before, before]

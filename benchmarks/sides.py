@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 from benchmarks.works import OURS, Work
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
+from stages.workspace import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-bench"
@@ -40,7 +42,10 @@ class Run:
 
 
 def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
-    """The stage as a user runs it by hand; its seconds come from its own curves."""
+    """The stage as a user runs it by hand; its seconds come from its own curves.
+
+    The reference of dpo and kto is computed before the first step: its seconds are shared out over the steps.
+    """
     if work.stage == "rollout":
         return _run_rollout("ours", folder)
     output = folder / "ours"
@@ -59,13 +64,13 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         *work.overrides,
         f"hydra.run.dir={output}",
     ]
+    shutil.rmtree(REFERENCES, ignore_errors=True)  # nothing is known from the round before
     memory = _run(command)[1]
     timings = read_curves(ROOT / TIMINGS.format(stage=work.stage))
     curves = read_curves(output / work.stage / CURVES)
-    seconds, curve = (
-        [value for _, value in points] for points in (timings["perf/step_seconds"], curves[work.curve])
-    )
-    return Run(seconds, memory, curve=curve)
+    reference = sum(value for _, value in timings.get("perf/reference_seconds", [])) / work.steps
+    seconds = [value + reference for _, value in timings["perf/step_seconds"]]
+    return Run(seconds, memory, curve=[value for _, value in curves[work.curve]])
 
 
 def run_peer(

@@ -91,6 +91,8 @@ def main():
     folder = job["reward_model"] if work == "reward_model" else job["model"]  # with the same new head
     model = kind.from_pretrained(folder, dtype=torch.float32, **extra)
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    # Its own is the end token, which a classifier would then take for padding.
+    tokenizer.pad_token = tokenizer.unk_token
     model.config.pad_token_id = tokenizer.pad_token_id
     clock = Clock()
     options = {"reward_funcs": right} if online else {}

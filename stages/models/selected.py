@@ -21,7 +21,8 @@ class _Selected(torch.autograd.Function):
         best, where = logits.max(-1, keepdim=True)  # its probability is no less than 1 / vocab: its logarithm is sound
         normalizer = best - probabilities.gather(-1, where).log()
         logprobs = logits.gather(-1, ids[:, None]) - normalizer
-        entropy = normalizer.squeeze(-1) - torch.linalg.vecdot(probabilities, logits)
+        with torch.autocast(logits.device.type, enabled=False):  # it would take this product in bf16
+            entropy = normalizer.squeeze(-1) - torch.linalg.vecdot(probabilities, logits)
         ctx.save_for_backward(probabilities, ids)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)

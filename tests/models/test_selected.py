@@ -32,3 +32,12 @@ def test_the_logits_are_left_as_they_are():
     before = logits.clone()
     selected_logprobs(logits, torch.tensor([1, 2, 3]), 1.0)
     assert torch.equal(logits, before)
+
+
+def test_the_entropy_is_not_rounded_under_autocast():
+    torch.manual_seed(0)
+    logits = 20 + 2 * torch.randn(50, 400)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, entropy = selected_logprobs(logits, torch.zeros(50, dtype=torch.long), 1.0)
+    expected = torch.distributions.Categorical(logits=logits.double()).entropy().float()
+    torch.testing.assert_close(entropy, expected, rtol=1e-4, atol=1e-4)

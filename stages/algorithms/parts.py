@@ -1,4 +1,4 @@
-"""What an RL algorithm may be made of, each part built when first asked for: DPO needs no sampler, GRPO no value."""
+"""What an RL algorithm may be made of; reference and sampler are built when first asked for: DPO needs neither."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.models.hidden import probe
+from stages.models.liger import apply_liger
 
 ADAPTER = "adapter_config.json"
 
@@ -60,7 +61,13 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:
-    """Wrap `model` in LoRA adapters (Hu et al. 2021) if `settings.lora`; `head` is trained and saved whole."""
+    """Make `model` what is trained: with Liger's kernels if `settings.liger`, in LoRA adapters (Hu et al. 2021) if
+    `settings.lora`; `head` is trained and saved whole.
+
+    A reference that is copied from it has the same kernels, and so the same numbers.
+    """
+    if settings.get("liger"):
+        apply_liger(model)
     if not settings.lora:
         return model
     targets = settings.lora_target_modules

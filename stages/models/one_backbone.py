@@ -18,7 +18,7 @@ from stages.models.reward_kinds import REWARD_MODELS
 
 log = logging.getLogger(__name__)
 
-NAME = "reward"
+REWARD_ADAPTER = "reward"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -33,7 +33,8 @@ def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: b
     """The trained reward model in `folder`, frozen, as one more adapter of `policy`.
 
     `policy` must be adapters on the model that the reward model was trained on: see `shares_base`. Its own adapter
-    stays the active one but while a reward is computed.
+    stays the active one but while a reward is computed. Attach it before the optimizer is made: what is trained, and
+    what a checkpoint holds, is settled then. Raises ValueError where the adapter's layers are not the policy's.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     adapter = PeftConfig.from_pretrained(str(folder))
@@ -41,14 +42,17 @@ def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: b
     adapter.modules_to_save = None  # type: ignore[attr-defined]  # its head stands beside the policy, not in it
     weights = load_file(folder / WEIGHTS)
     head = _take_head(weights)
-    policy.add_adapter(NAME, adapter)
-    set_peft_model_state_dict(policy, weights, NAME)
+    policy.add_adapter(REWARD_ADAPTER, adapter)
+    loaded = set_peft_model_state_dict(policy, weights, REWARD_ADAPTER)
+    lost = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if f".{REWARD_ADAPTER}." in name)]
+    if lost:
+        raise ValueError(f"{folder}: {lost[0]} and the policy's layers do not fit together")
     for name, parameter in policy.named_parameters():
-        if f".{NAME}." in name:
+        if f".{REWARD_ADAPTER}." in name:
             parameter.requires_grad_(False)
     log.info("the reward model is an adapter on the policy's own base")
     kind = REWARD_MODELS[config.reward_kind]
-    return kind(policy, config=config, head=head, scope=lambda: switched(policy, NAME))
+    return kind(policy, config=config, head=head, scope=lambda: switched(policy, REWARD_ADAPTER))
 
 
 @contextmanager

@@ -18,7 +18,9 @@ class _Selected(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logits = logits if temperature == 1 else logits / temperature
         probabilities = logits.softmax(-1)
-        best, where = logits.max(-1, keepdim=True)  # its probability is no less than 1 / vocab: its logarithm is sound
+        best, where = logits.max(
+            -1, keepdim=True
+        )  # its probability is no less than 1 / vocab: its logarithm is sound
         normalizer = best - probabilities.gather(-1, where).log()
         logprobs = logits.gather(-1, ids[:, None]) - normalizer
         with torch.autocast(logits.device.type, enabled=False):  # it would take this product in bf16

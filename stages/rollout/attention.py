@@ -1,4 +1,4 @@
-"""Attention of one new token per row, without copying keys for heads that share them."""
+"""Attention of new tokens to a cache, without copying keys for heads that share them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 GROUPED = "grouped_queries"
 
 
 def grouped_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Float[Tensor, "rows heads new size"],
     key: Float[Tensor, "rows shared width size"],
     value: Float[Tensor, "rows shared width size"],
-    attention_mask: Tensor | None,
+    attention_mask: Float[Tensor, "rows 1 new width"],
     scaling: float | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
+    **_options: Any,
+) -> tuple[Float[Tensor, "rows new heads size"], None]:
     """Heads that share a key (grouped-query attention, Ainslie et al. 2023) become that key's queries.
 
     transformers copies keys and values once per head instead, which is most of a decode step's memory traffic.
     """
-    rows, heads, new, size = query.shape
-    if new > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-    found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return found.reshape(rows, 1, heads, -1), None
+    new, groups = query.shape[2], query.shape[1] // key.shape[1]
+    grouped = query.unflatten(1, (-1, groups)).flatten(2, 3)  # [rows, shared, groups * new, size]
+    mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, groups, 1)
+    found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return found.unflatten(2, (groups, new)).flatten(1, 2).transpose(1, 2), None
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

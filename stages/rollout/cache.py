@@ -1,4 +1,4 @@
-"""Key/value buffers that are written in place: slot j of a row holds the token at position j."""
+"""Key/value buffers that are written in place: slot j of a row holds its token j."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ class KeyValueCache:
     no length is read back from the device.
     """
 
-    def __init__(self, lengths: Int[Tensor, " rows"], capacity: int, *, static: bool = False) -> None:
+    def __init__(
+        self, lengths: Int[Tensor, " rows"], capacity: int, *, static: bool = False, offset: int = 0
+    ) -> None:
         self.lengths = lengths  # tokens already stored, per row
         self.capacity = capacity
         self.static = static
+        self.offset = offset  # the position of the first slot
         self.keys: list[Tensor] = []  # one [rows, capacity, heads, head_dim] per layer
         self.values: list[Tensor] = []
         self._slots = lengths  # of the tokens that the current step writes, in the flattened buffers
@@ -29,7 +32,7 @@ class KeyValueCache:
 
     def positions(self, new: int) -> Int[Tensor, "rows new"]:
         """Of the `new` tokens about to be written."""
-        return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
+        return self.offset + self._next(new)
 
     def update(
         self,
@@ -43,7 +46,7 @@ class KeyValueCache:
         rows, _, new, _ = keys.shape
         if layer_idx == 0:
             first = torch.arange(rows, device=keys.device)[:, None] * self.capacity
-            self._slots = (first + self.positions(new)).flatten()
+            self._slots = (first + self._next(new)).flatten()
         if layer_idx == len(self.keys):
             for store, tensor in ((self.keys, keys), (self.values, values)):
                 store.append(tensor.new_zeros(rows, self.capacity, tensor.shape[1], tensor.shape[3]))
@@ -58,7 +61,7 @@ class KeyValueCache:
     def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
         """What each of the `new` tokens about to be written may attend to: its row's past, and itself."""
         slots = torch.arange(self._width(new), device=self.lengths.device)
-        last = self.positions(new)[:, :, None]
+        last = self._next(new)[:, :, None]
         mask = slots <= last
         if window is not None:
             mask &= slots > last - window
@@ -96,6 +99,10 @@ class KeyValueCache:
             for layer, (old, new) in enumerate(zip(mine, theirs, strict=True)):
                 mine[layer] = torch.cat([_widen(old, capacity), _widen(new, capacity)])
         self.capacity = capacity
+
+    def _next(self, new: int) -> Int[Tensor, "rows new"]:
+        """The slots that the `new` tokens take in their rows."""
+        return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
 
     def _width(self, new: int) -> int:
         return self.capacity if self.static else self.get_seq_length() + new

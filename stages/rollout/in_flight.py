@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class InFlight:
         self.cache: KeyValueCache | None = None
         self.peak = 0
         self.recorded: RecordedStep | None = None
+        self.pool: Any = None  # the memory that recordings share, one after the other
 
     @property
     def capacity(self) -> int:
@@ -88,7 +90,8 @@ class InFlight:
         else:
             logits = self.decoder.logits(self.decoder.states(last, self.cache)[:, 0])
             if self.cache.static:
-                self.recorded = RecordedStep(self.decoder, self.cache, last)
+                self.recorded = RecordedStep(self.decoder, self.cache, last, self.pool)
+                self.pool = self.recorded.pool
         self.cache.lengths += self._tensor([not row.ended for row in self.rows])
         self._draw(self.rows, logits)
 

@@ -13,8 +13,14 @@ from torch import Tensor
 
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import scaled_logits
+from stages.rollout.attention import grouped_attention
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.projection import Projection
+
+States = Float[Tensor, "rows new hidden"]
+Positions = tuple[
+    Float[Tensor, "rows new 1 head_dim"], Float[Tensor, "rows new 1 head_dim"]
+]  # cosine, signed sine
 
 
 class NativeDecoder:
@@ -29,7 +35,9 @@ class NativeDecoder:
         self.blocks = [_Block(layer, dtype) for layer in self.body.layers]
         self.head = Projection([model.get_output_embeddings()], dtype)
         self.device = self.body.embed_tokens.weight.device
-        self.static = self.device.type == "cuda"
+        rope = getattr(self.body.rotary_emb, "rope_type", "default")
+        # these two look at the longest position, on the host: no graph can hold that
+        self.static = self.device.type == "cuda" and rope not in ("dynamic", "longrope")
 
     def refresh(self) -> None:
         """Take over what training has changed."""
@@ -44,11 +52,11 @@ class NativeDecoder:
         states = F.embedding(input_ids, self.body.embed_tokens.weight)
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
-        turn = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
+        positions = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
         masks: Any = attention_masks(self.body, lambda window: cache.visible(new, window), self.head.dtype)
         for index, block in enumerate(self.blocks):
             mask = masks[self.body.config.layer_types[index]] if isinstance(masks, dict) else masks
-            states = block(states, turn, mask, cache, index)
+            states = block(states, positions, mask, cache, index)
         return _norm(states, self.body.norm)
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -71,37 +79,30 @@ class _Block:
         self.groups = attention.num_key_value_groups  # query heads per key head
 
     def __call__(
-        self, states: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: KeyValueCache, index: int
-    ) -> Tensor:
-        states = states + self._attend(_norm(states, self.layer.input_layernorm), turn, mask, cache, index)
+        self, states: States, positions: Positions, mask: Tensor, cache: KeyValueCache, index: int
+    ) -> States:
+        states = states + self._attend(
+            _norm(states, self.layer.input_layernorm), positions, mask, cache, index
+        )
         gate, up = self.gate_up(_norm(states, self.layer.post_attention_layernorm)).chunk(2, -1)
         return states + self.down(self.activation(gate) * up)
 
     def _attend(
-        self, states: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: KeyValueCache, index: int
-    ) -> Tensor:
+        self, states: States, positions: Positions, mask: Tensor, cache: KeyValueCache, index: int
+    ) -> States:
         heads = self.heads(states).unflatten(-1, (-1, self.attention.head_dim))
-        shared = heads.shape[2] // (self.groups + 2)
-        queries, keys, values = heads.split([shared * self.groups, shared, shared], 2)
+        kv_heads = heads.shape[2] // (self.groups + 2)
+        queries, keys, values = heads.split([kv_heads * self.groups, kv_heads, kv_heads], 2)
         if hasattr(self.attention, "q_norm"):
             queries, keys = _norm(queries, self.attention.q_norm), _norm(keys, self.attention.k_norm)
-            turned = _rotate(torch.cat([queries, keys], 2), *turn).to(values.dtype)
+            turned = _rotate(torch.cat([queries, keys], 2), *positions).to(values.dtype)
         else:
-            turned = _rotate(heads[:, :, :-shared], *turn).to(values.dtype)
-        queries, keys = turned.split([shared * self.groups, shared], 2)
+            turned = _rotate(heads[:, :, :-kv_heads], *positions).to(values.dtype)
+        queries, keys = turned.split([kv_heads * self.groups, kv_heads], 2)
         keys, values = cache.update(keys.transpose(1, 2), values.transpose(1, 2), index)
-        return self.output(self._mix(queries, keys, values, mask))
-
-    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Heads that share a key (grouped-query attention, Ainslie et al. 2023) become that key's queries: keys and
-        values are never copied per head."""
-        rows, new = queries.shape[:2]
-        grouped = queries.unflatten(2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        mask = mask if new == 1 else mask.repeat(1, 1, self.groups, 1)
-        found = F.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=mask, scale=self.attention.scaling
-        )
-        return found.unflatten(2, (self.groups, new)).permute(0, 3, 1, 2, 4).reshape(rows, new, -1)
+        scaling = self.attention.scaling
+        mixed, _ = grouped_attention(self.attention, queries.transpose(1, 2), keys, values, mask, scaling)
+        return self.output(mixed.flatten(2))
 
 
 def _norm(states: Tensor, norm: Any) -> Tensor:
@@ -109,6 +110,6 @@ def _norm(states: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(states.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(heads: Float[Tensor, "rows new heads head_dim"], cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021); the first half of `sin` carries the minus of rotate-half."""
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)

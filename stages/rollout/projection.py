@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 ROWS = 32  # a hint for the order that packed weights are kept in: they serve any number of rows
 
@@ -22,8 +24,8 @@ class Projection:
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         self.layers, self.dtype = layers, dtype
         self.parts: list[tuple[Tensor, Tensor | None]] = []
-        self.refresh()
 
+    @torch.no_grad()
     def refresh(self) -> None:
         parts = [_effective(layer) for layer in self.layers]
         if all(isinstance(weight, nn.Parameter) and weight.dtype == self.dtype for weight, _ in parts):
@@ -36,36 +38,35 @@ class Projection:
             self.parts = [(_reordered(weight), bias)]
         elif self.parts:  # in place: a captured graph knows addresses, not tensors
             self.parts[0][0].copy_(weight)
-            if bias is not None and self.parts[0][1] is not None:
-                self.parts[0][1].copy_(bias)
+            if bias is not None:
+                self.parts[0][1].copy_(bias)  # type: ignore[union-attr]
         else:
             self.parts = [(weight, bias)]
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def __call__(self, states: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         states = states.to(self.dtype)
         outputs = [_linear(states, weight, bias) for weight, bias in self.parts]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
 
 def _effective(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """The weight that a linear layer stands for, with its active LoRA adapters added, whole where it is sharded."""
+    """The weight [out, in] and bias [out] that a linear layer stands for, its active LoRA adapters added."""
     base = getattr(layer, "base_layer", layer)
     if type(base) is not nn.Linear or any(getattr(layer, "use_dora", {}).values()):
         raise TypeError(f"{type(layer).__name__} is no plain linear layer")
-    weight, bias = _whole(base.weight), base.bias if base.bias is None else _whole(base.bias)
+    weight, bias = base.weight, base.bias
+    if isinstance(weight, DTensor):
+        raise TypeError("the weights are sharded")
     if base is not layer and not layer.disable_adapters:
         for adapter in layer.active_adapters:
             weight = weight + layer.get_delta_weight(adapter)
     return weight, bias
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
-
-
 def _reordered(weight: Tensor) -> Tensor:
     """Once per refresh into the order that oneDNN multiplies in; otherwise it does so at every product."""
-    if weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    packs = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if packs and weight.dtype == torch.bfloat16:
         return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     return weight
 

@@ -17,6 +17,7 @@ from torch import nn
 from stages.algorithms.batch import Batch
 from stages.distributed import sum_over_ranks
 from stages.models.hidden import row_length
+from stages.models.one_backbone import REWARD_ADAPTER
 from stages.packing import occupancy
 
 WORK = ("tokens", "held", "cells", "flops")
@@ -114,10 +115,11 @@ class Meter:
         where the weight is frozen."""
         head = getattr(self.policy, "get_output_embeddings", lambda: None)()
         sums = [0, 0]
-        for module in self.policy.modules():
+        for name, module in self.policy.named_modules():
             weight: Any = getattr(module, "weight", None)
             if (
                 isinstance(weight, torch.Tensor)
+                and not name.endswith(f".{REWARD_ADAPTER}")  # of another model on this backbone
                 and weight.dim() == 2
                 and not isinstance(module, nn.Embedding)
             ):

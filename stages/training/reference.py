@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from accelerate import Accelerator
@@ -60,8 +61,8 @@ def fill_reference(
     keys = [list(completion_keys(group)) for group in groups]
     path = folder / f"{_digest(algorithm.reference, keys, accelerator)}.safetensors"
     values = _read(path, accelerator.device)
-    missing = torch.tensor(int(values is None), device=accelerator.device)
-    if values is None or max_over_ranks(missing):  # all processes compute, or none
+    absent = bool(max_over_ranks(torch.tensor(int(values is None), device=accelerator.device)))
+    if values is None or absent:  # all processes compute, or none
         values = _compute(algorithm.reference, groups, accelerator)
         if accelerator.is_main_process:
             _write(path, values)
@@ -73,8 +74,16 @@ def fill_reference(
 def _digest(table: ReferenceTable, keys: Sequence[Sequence[bytes]], accelerator: Accelerator) -> str:
     """Of all that the numbers follow from, how completions share microbatches included: that decides the last bits."""
     device, precision = accelerator.device.type, accelerator.mixed_precision
-    machine = [torch.__version__, transformers.__version__, device, precision, torch.get_num_threads()]
-    parts = [reference_digest(table.policy), *(path_digest(ROOT / path) for path in CODE), *machine]
+    if accelerator.device.type == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    versions = [torch.__version__, transformers.__version__, peft.__version__]
+    machine = [device, precision, torch.get_num_threads()]
+    parts = [
+        reference_digest(table.policy),
+        *(path_digest(ROOT / path) for path in CODE),
+        *versions,
+        *machine,
+    ]
     digest = hashlib.sha256(" ".join(map(str, parts)).encode())
     for group in keys:
         digest.update(f" {len(group)} ".encode() + b"".join(group))

@@ -13,7 +13,6 @@ from stages.config.errors import UserError
 from stages.config.schema import TrainingSettings
 from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
-from stages.models.liger import apply_liger
 from stages.training.loop import Schedule, train
 from stages.workspace import REFERENCES, Stage
 
@@ -52,9 +51,7 @@ def run_training(
     run: Stage, algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings,
     accelerator: Accelerator, evaluate: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
-    """Train with this stage's checkpoints, tracker and seed, and with the kernels that the model section asks for."""
-    if run.config.model.liger:
-        apply_liger(algorithm)
+    """Train with this stage's checkpoints, tracker and seed."""
     schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir, REFERENCES)
     train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
     accelerator.wait_for_everyone()

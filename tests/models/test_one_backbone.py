@@ -9,7 +9,7 @@ import torch
 
 from stages.models.load import add_adapter, load_model, save_model
 from stages.models.logprobs import completion_logprobs
-from stages.models.one_backbone import NAME, attach_reward_model, shares_base, switched
+from stages.models.one_backbone import REWARD_ADAPTER, attach_reward_model, shares_base, switched
 from stages.models.reference import Reference
 from stages.models.reward_kinds import REWARD_MODELS, load_reward_model
 from tests.data.tiny import tiny_tokenizer
@@ -97,8 +97,8 @@ def test_which_folders_share_a_base(sft: Path, tmp_path: Path):
 def test_an_error_while_scoring_leaves_the_policy_active(sft: Path):
     policy = add_adapter(load_model(sft), lora())
     attach_reward_model(policy, trained_reward(sft, "head"))
-    with pytest.raises(KeyError), switched(policy, NAME):
-        assert policy.active_adapter == NAME
+    with pytest.raises(KeyError), switched(policy, REWARD_ADAPTER):
+        assert policy.active_adapter == REWARD_ADAPTER
         raise KeyError
     assert policy.active_adapter == "default"
     assert any(parameter.requires_grad for parameter in policy.parameters())

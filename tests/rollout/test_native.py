@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
@@ -67,10 +69,14 @@ def test_dora_is_left_to_its_own_forward():
     assert isinstance(make_decoder(policy, torch.float64), TransformersDecoder)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
-def test_bf16_log_probabilities_are_near_the_training_forward(name: str):
+def test_bf16_log_probabilities_are_near_the_training_forward(name: str, adapters: bool):
     model = model_of(CONFIGS[name])
-    rollouts = Sampler(model, [2], dtype=torch.bfloat16).sample(PROMPTS, 4, 12)
+    model = add_adapter(model, lora()) if adapters else model
+    sampler = Sampler(model, [2], dtype=torch.bfloat16)
+    shake(model, 0.02)  # after the sampler was made
+    rollouts = sampler.sample(PROMPTS, 4, 12)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         scored = completion_logprobs(model, [rollout.tree for rollout in rollouts])
     sampled = torch.tensor([v for rollout in rollouts for logprobs in rollout.logprobs for v in logprobs])
@@ -78,12 +84,17 @@ def test_bf16_log_probabilities_are_near_the_training_forward(name: str):
 
 
 class EagerStep:
-    """In the place of a CUDA graph: the same step, run again."""
+    """In the place of a CUDA graph: the same step, run again. `calls` has those of each recording."""
 
-    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor) -> None:
+    pool = None
+    calls: ClassVar[list[int]] = []
+
+    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor, pool: None) -> None:
         self.decoder, self.cache = decoder, cache
+        self.calls.append(0)
 
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        self.calls[-1] += 1
         return self.decoder.logits(self.decoder.states(input_ids, self.cache)[:, 0])
 
 
@@ -91,6 +102,7 @@ class EagerStep:
 @pytest.mark.parametrize("max_tokens", [60, 16384])
 def test_shapes_that_stay_change_no_token(name: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(in_flight, "RecordedStep", EagerStep)
+    monkeypatch.setattr(EagerStep, "calls", [])
     stops = list(range(2, 12))
     plain = Sampler(model_of(CONFIGS[name]), stops, max_tokens)
     static = Sampler(model_of(CONFIGS[name]), stops, max_tokens)
@@ -99,6 +111,8 @@ def test_shapes_that_stay_change_no_token(name: str, max_tokens: int, monkeypatc
     assert [r.tree for r in found] == [r.tree for r in expected]
     lengths = {len(node.input_ids) for rollout in found for node in rollout.tree.completions}
     assert len(lengths) > 1  # some rows ended early and only kept their places
+    assert max(EagerStep.calls) > 1
+    assert len(EagerStep.calls) > (max_tokens == 60)  # there, prompts that wait take the places of rows
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph")

@@ -39,7 +39,7 @@ def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: b
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     adapter = PeftConfig.from_pretrained(str(folder))
     adapter.task_type, adapter.inference_mode = None, True
-    adapter.modules_to_save = None  # type: ignore[attr-defined]  # its head stands beside the policy, not in it
+    adapter.modules_to_save = adapter.exclude_modules = None  # type: ignore[attr-defined]  # its head stands apart
     weights = load_file(folder / WEIGHTS)
     head = _take_head(weights)
     policy.add_adapter(REWARD_ADAPTER, adapter)

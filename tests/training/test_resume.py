@@ -10,10 +10,13 @@ import torch
 from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
-from stages.models.load import add_adapter
+from stages.models.load import add_adapter, load_model, save_model
+from stages.models.one_backbone import attach_reward_model
+from stages.models.reward import RewardModel
 from stages.training.checkpoints import Checkpoints
 from tests.algorithms.tiny import ALGORITHMS, examples_of, make, settings_of
-from tests.models.tiny import lora, tiny_llama
+from tests.data.tiny import tiny_tokenizer
+from tests.models.tiny import lora, shake, tiny_llama
 from tests.training.tiny import Memory, run
 
 STEPS = {
@@ -43,9 +46,8 @@ def changes(name: str) -> dict:
 
 
 def go(
-    name: str, folder: Path, adapters: bool, dies_at: int | None = None
+    name: str, folder: Path, algorithm: Algorithm, dies_at: int | None = None
 ) -> tuple[Algorithm, Memory | None]:
-    algorithm = fresh(name, adapters)
     calls = []
 
     def evaluate() -> dict[str, float]:
@@ -69,11 +71,11 @@ CASES = [(name, False) for name in ALGORITHMS] + [
 @pytest.mark.parametrize(("name", "adapters"), CASES)
 def test_resumed_run_ends_with_the_same_bits(name: str, adapters: bool, tmp_path: Path):
     """Killed in step 5, after the checkpoint of step 4: DPO's, GRPO's and PPO's reference is still that of step 0."""
-    whole, log = go(name, tmp_path / "whole", adapters)
-    go(name, tmp_path / "cut", adapters, dies_at=5)
+    whole, log = go(name, tmp_path / "whole", fresh(name, adapters))
+    go(name, tmp_path / "cut", fresh(name, adapters), dies_at=5)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step-4"]
     torch.manual_seed(99)  # a new process has another state
-    resumed, resumed_log = go(name, tmp_path / "cut", adapters)
+    resumed, resumed_log = go(name, tmp_path / "cut", fresh(name, adapters))
 
     start = fresh(name, adapters).state_dict()
     expected = whole.state_dict()
@@ -85,6 +87,37 @@ def test_resumed_run_ends_with_the_same_bits(name: str, adapters: bool, tmp_path
     for metric in ("train/loss", "train/grad_norm", "train/learning_rate", *kl):
         assert resumed_log.curve(metric) == log.curve(metric)  # from step 1: the curve is whole
         assert list(log.curve(metric)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_ppo_on_one_backbone_resumes_with_the_same_bits(tmp_path: Path):
+    """Policy, reference and reward on one base: none of the other two moves, before the kill or behind it."""
+    tiny_llama().save_pretrained(tmp_path / "sft")
+    trained = RewardModel.from_policy(tmp_path / "sft", lora())
+    shake(trained)
+    save_model(
+        trained.model, tiny_tokenizer(), tmp_path / "reward", merge_adapter=False, base=tmp_path / "sft"
+    )
+
+    def algorithm() -> Algorithm:
+        torch.manual_seed(0)
+        policy = add_adapter(load_model(tmp_path / "sft"), lora())
+        reward_model = attach_reward_model(policy, tmp_path / "reward")
+        made = make("ppo", policy, **changes("ppo"))
+        made.parts.rewards.sources["verifier"] = lambda _, trees: reward_model.score(trees, 4096).tolist()
+        return made
+
+    start = algorithm().state_dict()
+    whole, log = go("ppo", tmp_path / "whole", algorithm())
+    go("ppo", tmp_path / "cut", algorithm(), dies_at=5)
+    resumed, resumed_log = go("ppo", tmp_path / "cut", algorithm())
+    moved = {key for key, value in whole.state_dict().items() if not torch.equal(start[key], value)}
+    assert moved and all(".default." in key or "value_head" in key for key in moved)
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[key]), key
+    assert log and resumed_log
+    for metric in ("objective/scores", "objective/kl_k1"):
+        assert resumed_log.curve(metric) == log.curve(metric)
+    assert log.curve("objective/kl_k1")[1] == 0  # policy and reference begin as one, to the last bit
 
 
 def test_a_partial_checkpoint_is_ignored_and_swept_away(tmp_path: Path):

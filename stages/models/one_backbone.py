@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -58,7 +59,7 @@ def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: b
 @contextmanager
 def switched(policy: PeftModel, name: str) -> Iterator[None]:
     """Run `policy` with adapter `name` in the place of the one that is trained."""
-    trained = policy.active_adapter
+    trained: Any = policy.active_adapter
     policy.set_adapter(name, inference_mode=True)
     try:
         yield

@@ -87,7 +87,8 @@ def _is_native(model: Any) -> bool:
             decoders = NativeDecoder(model, dtype), TransformersDecoder(model, dtype)
             far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
             close = 1e-3 if dtype.itemsize > 2 else 5e-2
-            return all(_agree(*(_try(decoder, offset) for decoder in decoders), close) for offset in (0, far))
+            pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))
+            return all(_agree(mine, theirs, close) for mine, theirs in pairs)
     except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
         log.debug("%s is sampled by its own forward: %s", type(model).__name__, error)
         return False

@@ -167,7 +167,7 @@ class Ranks:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=300)
         self.local = threading.local()
         self.shelf: dict[int, Any] = {}
 

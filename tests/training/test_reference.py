@@ -21,7 +21,7 @@ from stages.training.reference import KEPT, fill_reference
 from tests.algorithms.test_dpo import summed_logprob
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.models.tiny import lora, shake, tiny_llama
-from tests.training.test_resume import go
+from tests.training.test_resume import fresh, go
 from tests.training.tiny import run
 
 SEED = 3
@@ -156,10 +156,10 @@ def test_the_tables_used_last_are_kept(tmp_path: Path):
 @pytest.mark.parametrize("name", ["dpo", "kto"])
 def test_a_resumed_run_whose_table_is_gone_ends_with_the_same_bits(name: str, adapters: bool, tmp_path: Path):
     """Its policy is the reference until the checkpoint is restored."""
-    whole, _ = go(name, tmp_path / "whole", adapters)
-    go(name, tmp_path / "cut", adapters, dies_at=5)
+    whole, _ = go(name, tmp_path / "whole", fresh(name, adapters))
+    go(name, tmp_path / "cut", fresh(name, adapters), dies_at=5)
     shutil.rmtree(tmp_path / "cut.reference")
-    resumed, _ = go(name, tmp_path / "cut", adapters)
+    resumed, _ = go(name, tmp_path / "cut", fresh(name, adapters))
     expected = whole.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
 

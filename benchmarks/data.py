@@ -93,7 +93,7 @@ def link_base(folder: Path) -> None:
     for name in ("sft", "reward_model"):
         (folder / name).mkdir(exist_ok=True)
     if not (folder / "sft" / "model").exists():
-        (folder / "sft" / "model").symlink_to(folder / "prepare" / "model")
+        (folder / "sft" / "model").symlink_to(Path("../prepare/model"))
 
 
 def make_reward_model(folder: Path, *, lora: bool) -> None:

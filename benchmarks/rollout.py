@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.data.examples import read_examples
+from stages.machine import keep_freed_memory, use_all_cores
 from stages.models.load import load_model
 from stages.rollout.sampler import Sampler
 
@@ -21,6 +22,8 @@ Prompts = list[list[int]]
 
 
 def with_sampler(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
+    use_all_cores()
+    keep_freed_memory()
     sampler = Sampler(load_model(folder), stops, dtype=torch.bfloat16)
 
     def sample(prompts: Prompts) -> int:

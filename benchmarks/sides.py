@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.works import OURS, Work
+from benchmarks.works import ENVIRONMENTS, OURS, Work
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
 from stages.workspace import REFERENCES
@@ -46,7 +46,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     The reference of dpo and kto is computed before the first step: its seconds are shared out over the steps.
     """
     if work.stage == "rollout":
-        return _run_rollout("ours", folder)
+        return _run_rollout("ours", folder, {})
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
     values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}
@@ -64,7 +64,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         f"hydra.run.dir={output}",
     ]
     known = set(REFERENCES.glob("*"))
-    memory = _run(command)[1]
+    memory = _run(command, {})[1]
     for table in set(REFERENCES.glob("*")) - known:  # the next round computes it again
         table.unlink()
     timings = read_curves(ROOT / TIMINGS.format(stage=work.stage))
@@ -84,7 +84,7 @@ def run_peer(
     """TRL's trainer on the same rows in the same order; `config` is tuned or default. `tokens` takes the place of what
     it makes of the rows."""
     if work.stage == "rollout":
-        return _run_rollout("generate", folder)
+        return _run_rollout("generate", folder, ENVIRONMENTS[config])
     job = {
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
@@ -94,20 +94,22 @@ def run_peer(
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     python = PEERS / work.peer_environment / "bin" / "python"
-    printed, memory = _run([str(python), str(ROOT / "benchmarks" / work.peer_script), str(path)])
+    printed, memory = _run(
+        [str(python), str(ROOT / "benchmarks" / work.peer_script), str(path)], ENVIRONMENTS[config]
+    )
     told = json.loads(printed.splitlines()[-1])
     return Run(told["seconds"], memory, curve=told["curve"])
 
 
-def _run_rollout(side: str, folder: Path) -> Run:
-    printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(folder)])
+def _run_rollout(side: str, folder: Path, environment: dict[str, str]) -> Run:
+    printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(folder)], environment)
     told = json.loads(printed.splitlines()[-1])
     return Run(told["seconds"], memory, told["tokens"])
 
 
-def _run(command: list[str]) -> tuple[str, float]:
+def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
     """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)} | environment
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)

@@ -12,6 +12,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
     "default": {},
 }
+# What our stages ask of glibc for themselves (stages/machine.py): without it the peer spends half its time on pages
+# that the kernel clears.
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "tuned": {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"},
+    "default": {},
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -22,6 +21,7 @@ from stages.config.space import check_space
 from stages.config.validate import validate
 from stages.graph import dependencies, fingerprint
 from stages.guard import lock, stop_with_parent
+from stages.machine import keep_freed_memory, use_all_cores
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, start_tracker
 from stages.tracking.tracker import Tracker
@@ -70,6 +70,7 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:
     stop_with_parent()
     use_all_cores()
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main = int(os.environ.get("RANK", "0")) == 0
     partial = final.with_name(f".{final.name}.partial")
@@ -97,20 +98,6 @@ def _write_metrics(output: Path) -> None:
     if not (output / METRICS).exists():
         last = {name: points[-1][1] for name, points in sorted(read_curves(output / CURVES).items())}
         (output / METRICS).write_text(json.dumps(last, indent=2) + "\n")
-
-
-def use_all_cores() -> None:
-    """As many threads as TREELINE_THREADS says, else as there are cores.
-
-    OMP_NUM_THREADS is 1 where nobody has set it: accelerate launch does that, and torch would obey. Above 1 it is
-    somebody's wish, and is left alone.
-    """
-    wish = int(os.environ.get("TREELINE_THREADS", "0"))
-    if wish or os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        # macOS has no affinity
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = ours // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(wish or max(1, cores))
 
 
 def _by_dvc() -> bool:

@@ -50,13 +50,14 @@ class GRPO(Algorithm):
         trees, mask = rollouts.batch.trees, rollouts.mask
         groups = rollouts.scores.view(-1, settings.num_generations)
         advantages = group_relative(groups, scale=settings.scale_rewards).flatten()
+        fields = {"sampler_logprobs": rollouts.sampler_logprobs, "advantages": advantages[:, None] * mask}
         scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-        old_logprobs = completion_logprobs(self.policy, trees, **scoring).logprobs
-        fields = {"old_logprobs": old_logprobs, "advantages": advantages[:, None] * mask}
+        if self.reference or settings.num_iterations * settings.num_mini_batches > 1:
+            fields["old_logprobs"] = completion_logprobs(self.policy, trees, **scoring).logprobs
         if self.reference:
             fields["ref_logprobs"] = self.reference.logprobs(trees, **scoring).logprobs
-            self.observe("objective/kl_k1", (k1(old_logprobs, fields["ref_logprobs"]) * mask).sum(1))
-        self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
+            kl = k1(fields["old_logprobs"], fields["ref_logprobs"])
+            self.observe("objective/kl_k1", (kl * mask).sum(1))
         self.observe("objective/equal_group_share", groups.max(1).values == groups.min(1).values)
         yield from minibatches(
             rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches
@@ -68,12 +69,14 @@ class GRPO(Algorithm):
             self.policy, batch.trees, temperature=settings.temperature
         )
         clip = {"low": settings.clip_range, "high": settings.clip_range_high}
-        old = batch["old_logprobs"]
+        # of a policy that has taken no step since it sampled, they are these
+        old = batch.fields.get("old_logprobs", logprobs.detach())
         losses = clipped(logprobs, old, batch["advantages"], mask, **clip)
         metrics = {
             "train/policy_loss": losses.sum(), "train/entropy": entropy.sum(),
             "train/clip_fraction": clip_fraction(logprobs, old, mask, **clip).sum(),
             "train/ratio": ((logprobs - old).exp() * mask).sum(),
+            "rollout/logprob_difference": ((old - batch["sampler_logprobs"]).abs() * mask).sum(),
         }  # fmt: skip
         if settings.beta:
             kl = k3(logprobs, batch["ref_logprobs"]) * mask

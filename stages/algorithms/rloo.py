@@ -47,14 +47,15 @@ class RLOO(Algorithm):
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask, returns = rollouts.batch.trees, rollouts.mask, rollouts.scores
         scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-        old_logprobs = completion_logprobs(self.policy, trees, **scoring).logprobs
+        fields = {"sampler_logprobs": rollouts.sampler_logprobs}
+        if self.reference or settings.num_iterations * settings.num_mini_batches > 1:
+            fields["old_logprobs"] = completion_logprobs(self.policy, trees, **scoring).logprobs
         if self.reference:
-            kl = (k1(old_logprobs, self.reference.logprobs(trees, **scoring).logprobs) * mask).sum(1)
+            ref_logprobs = self.reference.logprobs(trees, **scoring).logprobs
+            kl = (k1(fields["old_logprobs"], ref_logprobs) * mask).sum(1)
             returns = returns - settings.kl_coef * kl
             self.observe("objective/kl_k1", kl)
-        advantages = leave_one_out(returns.view(-1, settings.num_generations)).flatten()
-        self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
-        fields = {"old_logprobs": (old_logprobs * mask).sum(1), "advantages": advantages}
+        fields["advantages"] = leave_one_out(returns.view(-1, settings.num_generations)).flatten()
         yield from minibatches(
             rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches
         )
@@ -62,14 +63,18 @@ class RLOO(Algorithm):
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings
         tokens = completion_logprobs(self.policy, batch.trees, temperature=settings.temperature)
-        logprobs = (tokens.logprobs * tokens.mask).sum(1, keepdim=True)  # of whole completions: one column
-        old, advantages = batch["old_logprobs"][:, None], batch["advantages"][:, None]
+        # of a policy that has taken no step since it sampled, they are these
+        old_tokens = batch.fields.get("old_logprobs", tokens.logprobs.detach())
+        logprobs, old = ((each * tokens.mask).sum(1, keepdim=True) for each in (tokens.logprobs, old_tokens))
+        advantages = batch["advantages"][:, None]  # of whole completions: one column
         whole = torch.ones_like(logprobs, dtype=torch.bool)
         clip = {"low": settings.clip_range, "high": settings.clip_range}
         losses = clipped(logprobs, old, advantages, whole, **clip)
-        entropy = tokens.entropy.sum(1) / tokens.mask.sum(1).clamp(min=1)
+        lengths = tokens.mask.sum(1).clamp(min=1)
+        difference = ((old_tokens - batch["sampler_logprobs"]).abs() * tokens.mask).sum(1) / lengths
         metrics = {
-            "train/entropy": entropy.sum(), "train/ratio": (logprobs - old).exp().sum(),
+            "train/entropy": (tokens.entropy.sum(1) / lengths).sum(), "train/ratio": (logprobs - old).exp().sum(),
+            "rollout/logprob_difference": difference.sum(),
             "train/clip_fraction": clip_fraction(logprobs, old, whole, **clip).sum(),
         }  # fmt: skip
         return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stages.algorithms.batch import Batch
 from stages.algorithms.grpo import GRPO
+from stages.models.logprobs import completion_logprobs
 from tests.algorithms.tiny import examples_of, experience_of, make, parts_of, settings_of
 from tests.models.tiny import tiny_llama
 
@@ -55,9 +57,44 @@ def test_a_step_makes_what_is_rewarded_likelier():
     algorithm = make("grpo", beta=0.0)
     (batch,) = experience_of(algorithm, examples_of("grpo"))
     optimizer = torch.optim.SGD(algorithm.parameters(), lr=0.001)
-    before = algorithm(batch)
-    (before.total / before.weight).backward()
+    before = rewarded(algorithm, batch)
+    loss = algorithm(batch)
+    (loss.total / loss.weight).backward()
     optimizer.step()
+    assert rewarded(algorithm, batch) > before
+
+
+@torch.no_grad()
+def rewarded(algorithm: GRPO, batch: Batch) -> float:
+    """How likely what was rewarded is, less what was not."""
+    return float((completion_logprobs(algorithm.policy, batch.trees).logprobs * batch["advantages"]).sum())
+
+
+@pytest.mark.parametrize(("name", "no_kl"), [("grpo", {"beta": 0.0}), ("rloo", {"kl_coef": 0.0})])
+def test_a_policy_that_took_no_step_is_scored_once(name: str, no_kl: dict[str, float]):
+    """The pass that trains gives the log-probabilities that a pass of their own would: the gradient is the same."""
+    algorithm = make(name, **no_kl)
+    (batch,) = experience_of(algorithm, examples_of(name))
+    assert "old_logprobs" not in batch.fields
     with torch.no_grad():
-        after = algorithm(batch)
-    assert float(after.total) < float(before.total.detach())
+        scores = completion_logprobs(
+            algorithm.policy, batch.trees, temperature=algorithm.settings.temperature
+        )
+    scored_before = batch.with_fields(old_logprobs=scores.logprobs)
+    for ours, theirs in zip(*(gradients(algorithm, each) for each in (batch, scored_before)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+@pytest.mark.parametrize("updates", [{"num_iterations": 2}, {"num_mini_batches": 2}])
+def test_a_policy_that_takes_several_steps_is_held_to_where_it_began(name: str, updates: dict[str, int]):
+    algorithm = make(name, **updates)
+    batches = experience_of(algorithm, examples_of(name, 4))
+    assert len(batches) == 2
+    assert all("old_logprobs" in batch.fields for batch in batches)
+
+
+def gradients(algorithm: GRPO, batch: Batch) -> list[torch.Tensor]:
+    algorithm.zero_grad()
+    algorithm(batch).total.backward()
+    return [p.grad.clone() for p in algorithm.parameters() if p.grad is not None]

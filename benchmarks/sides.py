@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.works import ENVIRONMENTS, OURS, Work
+from benchmarks.works import ENVIRONMENTS, OURS, WARM_UP, Work
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
 from stages.workspace import REFERENCES
@@ -31,8 +31,8 @@ class Run:
     curve: list[float] = field(default_factory=list)
 
     def rate(self, work: Work) -> float:
-        """Units per second, the first step left out: it warms up."""
-        counted = self.seconds[1:]
+        """Units per second, without the steps that warm up."""
+        counted = self.seconds[WARM_UP:]
         units = self.units if self.units is not None else work.batch * work.units_per_example * len(counted)
         return units / sum(counted)
 

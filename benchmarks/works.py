@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+WARM_UP = 2  # steps in which each side takes its memory from the system
 # SmolLM2-135M-Instruct, fp32 weights, bf16 autocast, AdamW: the same on both sides.
 OURS = {"bf16": True, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
 # TRL as tuned as it goes on a CPU: no recomputation, fused optimizer, no dataloader workers to wait for.
@@ -22,7 +23,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """`batch` examples per step, `steps` of them, the first of which warms up and is not counted.
+    """`batch` examples per step, `steps` of them, the first two of which warm up and are not counted.
 
     `settings` are those of our algorithm and `overrides` of the rest of our side; `peer` is in both of the peer's
     configs, `tuned` in that one. `reward_model`: both sides begin with the same weights of one. `curve` is what shows
@@ -44,7 +45,7 @@ class Work:
     reward_model: bool = False
     curve: str = "train/loss"
     learning_rate: float = 1.0e-6
-    steps: int = 4
+    steps: int = 5
     peer_version: str = "1.16.0"
     peer_script: str = "peer.py"
     peer_environment: str = "trl"

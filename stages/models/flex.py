@@ -11,15 +11,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from stages.packing import Node, Packed, Tree, pack
 
@@ -29,23 +26,6 @@ BLOCKS_PAY = (
 LONG_ROW = 4096  # tokens that short trees share: a longer one would leave hardly less padding
 
 log = logging.getLogger(__name__)
-Mask = Tensor | BlockMask
-
-
-def attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Mask | None, **options: Any
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' sdpa, which takes a BlockMask too. The mask alone decides: a layer that gradient checkpointing
-    computes again, in the backward pass, goes the same way again."""
-    if not isinstance(attention_mask, BlockMask):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    if torch.is_autocast_enabled(query.device.type):  # it casts for sdpa, and not for flex
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    return flex_attention_forward(module, query, key, value, attention_mask, **options)
-
-
-AttentionInterface.register("sdpa", attention)
 
 
 def block_mask(packed: Packed, window: int | None = None) -> BlockMask:

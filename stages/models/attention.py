@@ -1,0 +1,90 @@
+"""What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU a backward of
+matrix products, where the fused kernel's own takes nearly twice as long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+Mask = Tensor | BlockMask  # additive [rows, 1, length, length], or boolean, or blocks
+Queries = Float[Tensor, "rows heads length size"]
+Keys = Float[Tensor, "rows shared width size"]
+Values = Float[Tensor, "rows shared width value_size"]
+
+
+class _Attention(torch.autograd.Function):
+    """Forward by the fused kernel. Backward by five products and two passes over one row's scores, which hold
+    heads x length^2 numbers at once; `mask` is added to the scores and has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scaling = scaling
+        groups = query.shape[1] // key.shape[1]
+        keys, values = (each.repeat_interleave(groups, 1) for each in (key, value))
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        found = [each.new_empty(each.shape) for each in saved[:3]]
+        for row in zip(*saved, gradients[0], *found, strict=True):
+            _row_backward(*row, scaling=ctx.scaling)
+        return *found, None, None
+
+
+def _row_backward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, gradient: Tensor,
+    query_gradient: Tensor, key_gradient: Tensor, value_gradient: Tensor, *, scaling: float,
+) -> None:  # fmt: skip
+    """Of one row: [heads, length, size], keys and values [shared, length, size]. Heads that share a key (grouped-query
+    attention, Ainslie et al. 2023) are that key's queries."""
+    grouped, outward = (each.reshape(len(key), -1, each.shape[-1]) for each in (query, gradient))
+    visible = mask.expand(len(query) // len(key), *mask.shape[1:]).flatten(0, 1)
+    weights = torch.baddbmm(visible, grouped, key.transpose(1, 2), alpha=scaling).softmax(-1)
+    torch.bmm(weights.transpose(1, 2), outward, out=value_gradient)
+    inward = torch.bmm(outward, value.transpose(1, 2))
+    scores = torch._softmax_backward_data(inward, weights, -1, weights.dtype).mul_(scaling)
+    torch.bmm(scores, key, out=query_gradient.view_as(grouped))
+    torch.bmm(scores.transpose(1, 2), grouped, out=key_gradient)
+
+
+def attention(
+    module: nn.Module, query: Queries, key: Keys, value: Values, attention_mask: Mask | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' sdpa, which takes a BlockMask too, and on a CPU has a backward of its own. The arguments alone
+    decide: a layer that gradient checkpointing computes again, in the backward pass, goes the same way again."""
+    if isinstance(attention_mask, BlockMask):
+        if torch.is_autocast_enabled(query.device.type):  # it casts for sdpa, and not for flex
+            dtype = torch.get_autocast_dtype(query.device.type)
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        return flex_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask is None or not _by_products(query, attention_mask, options):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scaling = options.get("scaling") or query.shape[-1] ** -0.5
+    query, key, value = (each.to(attention_mask.dtype) for each in (query, key, value))
+    mask = attention_mask.expand(len(query), -1, -1, -1)
+    found: Any = _Attention.apply(query, key, value, mask, scaling)
+    return found.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("sdpa", attention)
+
+
+def _by_products(query: Tensor, mask: Tensor, options: dict[str, Any]) -> bool:
+    """Where a CPU learns, and there is nothing but our additive mask: no dropout, no learned biases."""
+    learns = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
+    return (
+        learns
+        and mask.is_floating_point()
+        and not options.get("dropout")
+        and options.get("position_bias") is None
+    )

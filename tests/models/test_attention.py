@@ -1,0 +1,100 @@
+"""The backward of our CPU attention, against autograd through the fused kernel and through plain products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.models import attention as attention_module
+from stages.models.attention import _row_backward, attention
+from stages.models.logprobs import completion_logprobs
+from tests.models.tiny import tiny_llama, tree
+
+
+def inputs(dtype: torch.dtype, shared: int = 2) -> list[Tensor]:
+    """Queries of 6 heads, keys and values of `shared`, a tree's mask (two completions that do not see each other),
+    and a gradient; values are 8 wide, queries 16."""
+    generator = torch.Generator().manual_seed(3)
+    length = 11
+    shapes = [(2, 6, length, 16), (2, shared, length, 16), (2, shared, length, 8), (2, length, 6, 8)]
+    query, key, value, gradient = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    seen[7:, 4:7] = False
+    mask = torch.zeros(2, 1, length, length, dtype=torch.float64).masked_fill(~seen, -torch.inf)
+    return [each.to(dtype) for each in (query, key, value, mask, gradient)]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+    return ((query @ key.transpose(-1, -2) * scaling + mask).softmax(-1) @ value).transpose(1, 2)
+
+
+def gradients(function, query: Tensor, key: Tensor, value: Tensor, gradient: Tensor) -> list[Tensor]:
+    leaves = [each.detach().requires_grad_() for each in (query, key, value)]
+    function(*leaves).backward(gradient.to(query.dtype))
+    return [each.grad for each in leaves]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("shared", [1, 2, 6])
+def test_gradients_are_those_of_plain_products(shared: int):
+    query, key, value, mask, gradient = inputs(torch.float64, shared)
+    module = torch.nn.Module()
+
+    def ours(*states: Tensor) -> Tensor:
+        return attention(module, *states, mask, scaling=0.3)[0]
+
+    def theirs(*states: Tensor) -> Tensor:
+        return plain(*states, mask, 0.3)
+
+    found, expected = (gradients(f, query, key, value, gradient) for f in (ours, theirs))
+    for mine, exact in zip(found, expected, strict=True):
+        assert exact.abs().max() > 0.1
+        torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_in_bf16_they_are_as_close_as_the_fused_kernels():
+    query, key, value, mask, gradient = inputs(torch.bfloat16)
+    module = torch.nn.Module()
+    value = F.pad(value, (0, 8))  # the fused kernel wants one width
+
+    def ours(*states: Tensor) -> Tensor:
+        return attention(module, *states, mask)[0]
+
+    def fused(*states: Tensor) -> Tensor:
+        query, *rest = states
+        key, value = (each.repeat_interleave(3, 1) for each in rest)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+    def exact(*states: Tensor) -> Tensor:
+        return plain(*states, mask.double(), 0.25)
+
+    gradient = F.pad(gradient, (0, 8))
+    wide = [each.double() for each in (query, key, value)]
+    truth = gradients(exact, *wide, gradient.double())
+    errors = [
+        [float((f.double() - t).norm() / t.norm()) for f, t in zip(found, truth, strict=True)]
+        for found in (gradients(f, query, key, value, gradient) for f in (ours, fused))
+    ]
+    assert all(mine < 2 * theirs + 1e-3 for mine, theirs in zip(*errors, strict=True)), errors
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_training_learns_by_it_what_plain_attention_learns(monkeypatch: pytest.MonkeyPatch, recompute: bool):
+    trees = [tree([5, 6, 7], [8, 9], [10, 11, 12]), tree([13, 14], [15, 16, 17])]
+    ours, theirs = tiny_llama().train(), tiny_llama().train()
+    theirs.set_attn_implementation("eager")
+    if recompute:
+        ours.activation_checkpointing_enable()
+    rows: list[int] = []
+    monkeypatch.setattr(
+        attention_module,
+        "_row_backward",
+        lambda *row, **options: (rows.append(1), _row_backward(*row, **options))[1],
+    )
+    for model in (ours, theirs):
+        completion_logprobs(model, trees).logprobs.sum().backward()
+    assert len(rows) == ours.config.num_hidden_layers  # both trees share a row
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)

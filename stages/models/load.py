@@ -80,7 +80,11 @@ def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None =
         exclude_modules=[head] if head else None,
         task_type="SEQ_CLS" if head else "CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for layer in adapted.modules():  # it would widen each input to float32, for autocast to narrow it again
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
+    return adapted
 
 
 def save_model(

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.data import CACHE, in_order, prepare, read_rows
 from benchmarks.results import results_path
 from benchmarks.sides import Run, run_ours, run_peer
-from benchmarks.works import CONFIGS, WORKS, Work
+from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
 
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
@@ -93,6 +93,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.works) - set(WORKS):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")
+    if arguments.steps is not None and arguments.steps <= WARM_UP:
+        parser.error(f"--steps must be above {WARM_UP}: the first {WARM_UP} warm up")
     for name in arguments.works or WORKS:
         work = replace(WORKS[name], steps=arguments.steps or WORKS[name].steps)
         results = measure(work, arguments.config or list(CONFIGS), arguments.rounds, arguments.data)

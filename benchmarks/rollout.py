@@ -23,7 +23,6 @@ Prompts = list[list[int]]
 
 
 def with_sampler(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
-    use_all_cores()
     keep_freed_memory()
     sampler = Sampler(load_model(folder), stops, dtype=torch.bfloat16)
 
@@ -56,6 +55,7 @@ def with_generate(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
 
 def main() -> None:
     side, folder = sys.argv[1], Path(sys.argv[2])
+    use_all_cores()
     stops = json.loads((folder / "prepare" / "model.json").read_text())["stop_token_ids"]
     examples = read_examples(folder / "prepare" / "prompt.jsonl")
     prompts = [example.tree.prompt.input_ids for example in examples]

@@ -109,7 +109,10 @@ def _run_rollout(side: str, folder: Path, environment: dict[str, str]) -> Run:
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
     """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)} | environment
+    plain = {
+        name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "LD_PRELOAD")
+    }
+    environment = plain | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)} | environment
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)

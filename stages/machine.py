@@ -7,8 +7,11 @@ import os
 import platform
 
 import torch
+from accelerate.utils import parse_flag_from_env
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+# glibc.malloc's names, their numbers in mallopt(3), and values: no tensor is mapped by itself, the heap grows by
+# 256 MiB and shrinks where 2 GiB at its end are free
+KEEP = {"mmap_max": (-4, 0), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
 
 
 def use_all_cores() -> None:
@@ -26,14 +29,19 @@ def use_all_cores() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Where tensors live in main memory: what one frees, the next one takes, and the system is asked for no more.
+    """Where tensors live in main memory: what one frees, the next one takes.
 
     glibc hands the memory of a large tensor back at once, and the kernel clears each page of it anew when the next
     tensor touches it: up to a quarter of a training step. Other C libraries are left as they are, and so is one that
     GLIBC_TUNABLES or a preloaded allocator already speaks for.
     """
     chosen = "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
-    if platform.libc_ver()[0] == "glibc" and not chosen and not torch.cuda.is_available():
+    if platform.libc_ver()[0] == "glibc" and not chosen and not trains_on_gpu():
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        for option, value in KEEP.values():
+            libc.mallopt(option, value)
+
+
+def trains_on_gpu() -> bool:
+    """A CUDA GPU is there, and the launch has not chosen the CPU."""
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import torch
+
+from stages.machine import trains_on_gpu
 
 # A layer's tensors, sixteen times over: how many pages of 4 KiB the kernel clears for them.
 TAKE = """
@@ -28,7 +29,7 @@ LARGE = "glibc.malloc.mmap_threshold=131072"
 
 
 @pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or torch.cuda.is_available(), reason="it is glibc's memory that is kept"
+    platform.libc_ver()[0] != "glibc" or trains_on_gpu(), reason="it is glibc's memory that is kept"
 )
 def test_the_memory_of_a_freed_tensor_serves_the_next_unless_the_user_chose() -> None:
     assert _pages_cleared({}) * 3 < _pages_cleared({"GLIBC_TUNABLES": LARGE})

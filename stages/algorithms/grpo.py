@@ -43,6 +43,8 @@ class GRPO(Algorithm):
         self.parts = parts
         # made now: a resumed run restores the policy's weights later
         self.reference = parts.reference if settings.beta else None
+        # a policy that trains on each token once, at once, is the one that drew it
+        self.on_policy = not self.reference and settings.num_iterations * settings.num_mini_batches == 1
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
         settings = self.settings
@@ -52,7 +54,7 @@ class GRPO(Algorithm):
         advantages = group_relative(groups, scale=settings.scale_rewards).flatten()
         fields = {"sampler_logprobs": rollouts.sampler_logprobs, "advantages": advantages[:, None] * mask}
         scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-        if self.reference or settings.num_iterations * settings.num_mini_batches > 1:
+        if not self.on_policy:
             fields["old_logprobs"] = completion_logprobs(self.policy, trees, **scoring).logprobs
         if self.reference:
             fields["ref_logprobs"] = self.reference.logprobs(trees, **scoring).logprobs
@@ -69,8 +71,7 @@ class GRPO(Algorithm):
             self.policy, batch.trees, temperature=settings.temperature
         )
         clip = {"low": settings.clip_range, "high": settings.clip_range_high}
-        # of a policy that has taken no step since it sampled, they are these
-        old = batch.fields.get("old_logprobs", logprobs.detach())
+        old = logprobs.detach() if self.on_policy else batch["old_logprobs"]
         losses = clipped(logprobs, old, batch["advantages"], mask, **clip)
         metrics = {
             "train/policy_loss": losses.sum(), "train/entropy": entropy.sum(),

@@ -41,6 +41,8 @@ class RLOO(Algorithm):
         self.parts = parts
         # made now: a resumed run restores the policy's weights later
         self.reference = parts.reference if settings.kl_coef else None
+        # a policy that trains on each token once, at once, is the one that drew it
+        self.on_policy = not self.reference and settings.num_iterations * settings.num_mini_batches == 1
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
         settings = self.settings
@@ -48,7 +50,7 @@ class RLOO(Algorithm):
         trees, mask, returns = rollouts.batch.trees, rollouts.mask, rollouts.scores
         scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         fields = {"sampler_logprobs": rollouts.sampler_logprobs}
-        if self.reference or settings.num_iterations * settings.num_mini_batches > 1:
+        if not self.on_policy:
             fields["old_logprobs"] = completion_logprobs(self.policy, trees, **scoring).logprobs
         if self.reference:
             ref_logprobs = self.reference.logprobs(trees, **scoring).logprobs
@@ -63,8 +65,7 @@ class RLOO(Algorithm):
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings
         tokens = completion_logprobs(self.policy, batch.trees, temperature=settings.temperature)
-        # of a policy that has taken no step since it sampled, they are these
-        old_tokens = batch.fields.get("old_logprobs", tokens.logprobs.detach())
+        old_tokens = tokens.logprobs.detach() if self.on_policy else batch["old_logprobs"]
         logprobs, old = ((each * tokens.mask).sum(1, keepdim=True) for each in (tokens.logprobs, old_tokens))
         advantages = batch["advantages"][:, None]  # of whole completions: one column
         whole = torch.ones_like(logprobs, dtype=torch.bool)

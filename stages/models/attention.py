@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
@@ -20,17 +19,23 @@ Keys = Float[Tensor, "rows shared width size"]
 Values = Float[Tensor, "rows shared width value_size"]
 
 
+SCORES = 2**24  # heads x length^2 of a row: above it, the fused kernel, which holds no scores
+
+
 class _Attention(torch.autograd.Function):
-    """Forward by the fused kernel. Backward by five products and two passes over one row's scores, which hold
-    heads x length^2 numbers at once; `mask` is added to the scores and has no gradient."""
+    """Forward by the fused kernel. Backward by five products, which hold a row's weights and their gradients in the
+    precision of the products; `bias` is added to the scores and has no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        ctx.save_for_backward(query, key, value, mask)
-        ctx.scaling = scaling
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
         groups = query.shape[1] // key.shape[1]
-        keys, values = (each.repeat_interleave(groups, 1) for each in (key, value))
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+        keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
+        found, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=bias, scale=scaling
+        )
+        ctx.save_for_backward(query, key, value, bias, normalizer)
+        ctx.scaling = scaling
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -42,19 +47,35 @@ class _Attention(torch.autograd.Function):
 
 
 def _row_backward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, gradient: Tensor,
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, normalizer: Tensor, output_gradient: Tensor,
     query_gradient: Tensor, key_gradient: Tensor, value_gradient: Tensor, *, scaling: float,
 ) -> None:  # fmt: skip
     """Of one row: [heads, length, size], keys and values [shared, length, size]. Heads that share a key (grouped-query
     attention, Ainslie et al. 2023) are that key's queries."""
-    grouped, outward = (each.reshape(len(key), -1, each.shape[-1]) for each in (query, gradient))
-    visible = mask.expand(len(query) // len(key), *mask.shape[1:]).flatten(0, 1)
-    weights = torch.baddbmm(visible, grouped, key.transpose(1, 2), alpha=scaling).softmax(-1)
+    grouped, outward = (each.reshape(len(key), -1, each.shape[-1]) for each in (query, output_gradient))
+    bias = bias.expand(len(query) // len(key), *bias.shape[1:]).flatten(0, 1)
+    weights = _log_weights(grouped, key, bias, normalizer.reshape(len(key), -1, 1), scaling).exp_()
     torch.bmm(weights.transpose(1, 2), outward, out=value_gradient)
-    inward = torch.bmm(outward, value.transpose(1, 2))
-    scores = torch._softmax_backward_data(inward, weights, -1, weights.dtype).mul_(scaling)
-    torch.bmm(scores, key, out=query_gradient.view_as(grouped))
-    torch.bmm(scores.transpose(1, 2), grouped, out=key_gradient)
+    weight_gradient = torch.bmm(outward, value.transpose(1, 2))
+    score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype).mul_(scaling)
+    torch.bmm(score_gradient, key, out=query_gradient.view_as(grouped))
+    torch.bmm(score_gradient.transpose(1, 2), grouped, out=key_gradient)
+
+
+def _log_weights(query: Tensor, key: Tensor, bias: Tensor, normalizer: Tensor, scaling: float) -> Tensor:
+    """Scores less their normalizer, which is subtracted within the product, where sums are in float32: rounded to bf16
+    afterwards, weights that matter lose nothing. Rounded before, large scores would.
+
+    The normalizer enters as three more columns of the queries, what one rounds off in the next.
+    """
+    columns, rest = [query], normalizer / -scaling
+    for _ in range(3):
+        columns.append(rest.to(query.dtype))
+        rest = rest - columns[-1]
+    ones = key.new_ones(1, 1, 1).expand(*key.shape[:2], 3)
+    return torch.baddbmm(
+        bias, torch.cat(columns, -1), torch.cat([key, ones], -1).transpose(1, 2), alpha=scaling
+    )
 
 
 def attention(
@@ -67,7 +88,7 @@ def attention(
             dtype = torch.get_autocast_dtype(query.device.type)
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return flex_attention_forward(module, query, key, value, attention_mask, **options)
-    if attention_mask is None or not _by_products(query, attention_mask, options):
+    if attention_mask is None or key.shape != value.shape or not _by_products(query, attention_mask, options):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (each.to(attention_mask.dtype) for each in (query, key, value))
@@ -80,11 +101,10 @@ AttentionInterface.register("sdpa", attention)
 
 
 def _by_products(query: Tensor, mask: Tensor, options: dict[str, Any]) -> bool:
-    """Where a CPU learns, and there is nothing but our additive mask: no dropout, no learned biases."""
+    """Where a CPU learns from rows of moderate length, and there is nothing but one additive mask for all heads."""
     learns = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
-    return (
-        learns
-        and mask.is_floating_point()
-        and not options.get("dropout")
-        and options.get("position_bias") is None
+    shared = mask.is_floating_point() and not mask.requires_grad and mask.shape[1] == 1
+    other = options.get("dropout") or any(
+        options.get(name) is not None for name in ("position_bias", "softcap")
     )
+    return learns and shared and not other and query[0].shape[0] * query.shape[2] ** 2 <= SCORES

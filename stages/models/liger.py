@@ -7,18 +7,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from stages.config.errors import UserError
+from stages.machine import trains_on_gpu
 
 log = logging.getLogger(__name__)
 
 
 def check_liger() -> None:
     """Raise UserError where the kernels cannot run."""
-    if not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
+    if not trains_on_gpu():
         raise UserError(
             "params.yaml: model.liger needs a CUDA GPU, and this runs on the CPU; set it to false, or start with "
             "TREELINE_LAUNCH=gpu where there is one"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -82,8 +83,8 @@ def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None =
     )
     adapted = get_peft_model(model, config)
     for layer in adapted.modules():  # it would widen each input to float32, for autocast to narrow it again
-        if hasattr(layer, "cast_input_dtype_enabled"):
-            layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
     return adapted
 
 

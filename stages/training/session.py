@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from accelerate import Accelerator
 
@@ -16,13 +14,10 @@ from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
 from stages.workspace import REFERENCES, Stage
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """Accelerate as the launch says, in the precision that the config says. Raises UserError where a step's examples
     cannot be shared out evenly."""
-    _keep_freed_memory()
     accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
     if settings.batch_size % accelerator.num_processes:
         raise UserError(
@@ -30,21 +25,6 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
             f"processes; it must be a multiple of {accelerator.num_processes}"
         )
     return accelerator
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the blocks that every step frees, rather than map and fault them in again: up to a quarter of a
-    step on the CPU. Elsewhere than on Linux with glibc, nothing.
-
-    Blocks above 32 MiB, the most that glibc allows here, are still given back: kept, blocks of many sizes would split
-    the heap, and memory would grow with every new length of a batch.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in (
-            (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 * 2**20),
-        ):  # fmt: skip
-            libc.mallopt(option, value)
 
 
 def run_training(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -202,3 +203,20 @@ def test_recomputed_activations_give_the_same_gradients(base: Path, on: bool):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_leave_the_precision_of_their_input_to_autocast(base: Path):
+    """The gradients are those of peft's own casts, which copy each input twice."""
+    gradients = []
+    for casts in (False, True):
+        policy = trained(base, 1).train()
+        layers = [layer for layer in policy.modules() if isinstance(layer, LoraLayer)]
+        assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+        for layer in layers:
+            layer.cast_input_dtype_enabled = casts
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total = completion_logprobs(policy, TREES).logprobs.sum()
+        total.backward()
+        gradients.append([p.grad for p in policy.parameters() if p.requires_grad])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,13 +17,14 @@ from tests.models.tiny import tiny_llama, tree
 
 def inputs(dtype: torch.dtype, shared: int = 2) -> list[Tensor]:
     """Queries of 6 heads, keys and values of `shared`, a tree's mask (two completions that do not see each other),
-    and a gradient; values are 8 wide, queries 16."""
+    and a gradient."""
     generator = torch.Generator().manual_seed(3)
     length = 11
-    shapes = [(2, 6, length, 16), (2, shared, length, 16), (2, shared, length, 8), (2, length, 6, 8)]
+    shapes = [(2, 6, length, 16), (2, shared, length, 16), (2, shared, length, 16), (2, length, 6, 16)]
     query, key, value, gradient = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
-    seen = torch.ones(length, length, dtype=torch.bool).tril()
-    seen[7:, 4:7] = False
+    seen = torch.ones(2, 1, length, length, dtype=torch.bool).tril()
+    seen[0, :, 7:, 4:7] = False
+    seen[1, :, 5:, 2:5] = False
     mask = torch.zeros(2, 1, length, length, dtype=torch.float64).masked_fill(~seen, -torch.inf)
     return [each.to(dtype) for each in (query, key, value, mask, gradient)]
 
@@ -54,10 +57,12 @@ def test_gradients_are_those_of_plain_products(shared: int):
         torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-12)
 
 
-def test_in_bf16_they_are_as_close_as_the_fused_kernels():
+@pytest.mark.parametrize("size", [1, 10, 50])
+def test_in_bf16_they_are_as_close_as_the_fused_kernels(size: int):
+    """Also where scores are large: models with biased keys have some in the hundreds."""
     query, key, value, mask, gradient = inputs(torch.bfloat16)
+    key = key * size
     module = torch.nn.Module()
-    value = F.pad(value, (0, 8))  # the fused kernel wants one width
 
     def ours(*states: Tensor) -> Tensor:
         return attention(module, *states, mask)[0]
@@ -70,7 +75,6 @@ def test_in_bf16_they_are_as_close_as_the_fused_kernels():
     def exact(*states: Tensor) -> Tensor:
         return plain(*states, mask.double(), 0.25)
 
-    gradient = F.pad(gradient, (0, 8))
     wide = [each.double() for each in (query, key, value)]
     truth = gradients(exact, *wide, gradient.double())
     errors = [
@@ -98,3 +102,38 @@ def test_training_learns_by_it_what_plain_attention_learns(monkeypatch: pytest.M
     assert len(rows) == ours.config.num_hidden_layers  # both trees share a row
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "per_head"),
+    [({"dropout": 0.5}, False), ({"position_bias": torch.ones(1)}, False), ({}, True)],
+)
+def test_what_has_more_than_our_mask_is_left_to_transformers(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], per_head: bool
+):
+    query, key, value, mask, _ = inputs(torch.float32)
+    mask = (mask.expand(-1, 6, -1, -1).clone() if per_head else mask).requires_grad_(per_head)
+    asked: list[int] = []
+    monkeypatch.setattr(
+        attention_module,
+        "sdpa_attention_forward",
+        lambda _, query, *__, **___: (asked.append(1) or query, None),
+    )
+    attention(torch.nn.Module(), query.requires_grad_(), key, value, mask, **options)
+    assert asked
+
+
+def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch):
+    query, key, value, mask, _ = inputs(torch.float32)
+    query.requires_grad_()
+    key, value = (each.repeat_interleave(3, 1) for each in (key, value))
+    kinds = []
+    for limit in (6 * 11**2, 6 * 11**2 - 1):
+        monkeypatch.setattr(attention_module, "SCORES", limit)
+        states, _ = attention(torch.nn.Module(), query, key, value, mask)
+        kinds.append("_Attention" in str(_origins(states.grad_fn)))
+    assert kinds == [True, False]
+
+
+def _origins(node: Any) -> list[str]:
+    return [node.name(), *(name for each, _ in node.next_functions if each for name in _origins(each))]

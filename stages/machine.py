@@ -9,9 +9,10 @@ import platform
 import torch
 from accelerate.utils import parse_flag_from_env
 
-# glibc.malloc's names, their numbers in mallopt(3), and values: no tensor is mapped by itself, the heap grows by
-# 256 MiB and shrinks where 2 GiB at its end are free
-KEEP = {"mmap_max": (-4, 0), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
+# glibc.malloc's names, their numbers in mallopt(3), and values: tensors of up to 32 MiB, the most that glibc allows,
+# come from the heap, which grows by 256 MiB and shrinks where 2 GiB at its end are free. Larger ones are mapped one by
+# one: kept, blocks of many sizes would split the heap, and memory would grow with every new length of a batch.
+KEEP = {"mmap_threshold": (-3, 32 * 2**20), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
 
 
 def use_all_cores() -> None:

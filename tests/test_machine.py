@@ -20,7 +20,7 @@ from stages.machine import keep_freed_memory
 keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(16):
-    states = torch.ones(1 << 22)
+    states = torch.ones(1 << 20)
     wide = states.repeat(4)
     states = wide * 2
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

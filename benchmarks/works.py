@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.machine import KEEP
+
 WARM_UP = 2  # steps in which each side takes its memory from the system
 # SmolLM2-135M-Instruct, fp32 weights, bf16 autocast, AdamW: the same on both sides.
 OURS = {"bf16": True, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
@@ -13,10 +15,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
     "default": {},
 }
-# The peer's allocator, as fast as it goes: every freed tensor's memory is kept. Our stages keep those of up to 32 MiB
-# (stages/machine.py).
-KEEP_ALL = "glibc.malloc.mmap_max=0:glibc.malloc.top_pad=268435456:glibc.malloc.trim_threshold=17179869184"
-ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": {"GLIBC_TUNABLES": KEEP_ALL}, "default": {}}
+# What our stages ask of glibc for themselves (stages/machine.py): otherwise the kernel clears pages for the peer half
+# of the time.
+TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, (_, value) in KEEP.items())
+ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": {"GLIBC_TUNABLES": TUNABLES}, "default": {}}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import platform
 import torch
 from accelerate.utils import parse_flag_from_env
 
-# glibc.malloc's names, their numbers in mallopt(3), and values: tensors of up to 32 MiB, the most that glibc allows,
-# come from the heap, which grows by 256 MiB and shrinks where 2 GiB at its end are free. Larger ones are mapped one by
-# one: kept, blocks of many sizes would split the heap, and memory would grow with every new length of a batch.
-KEEP = {"mmap_threshold": (-3, 32 * 2**20), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
+# glibc.malloc's names, their numbers in mallopt(3), and values: no tensor is mapped by itself, the heap grows by
+# 256 MiB and shrinks where 2 GiB at its end are free
+KEEP = {"mmap_max": (-4, 0), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
 
 
 def use_all_cores() -> None:
@@ -33,14 +32,24 @@ def keep_freed_memory() -> None:
     """Where tensors live in main memory: what one frees, the next one takes.
 
     glibc hands the memory of a large tensor back at once, and the kernel clears each page of it anew when the next
-    tensor touches it: up to a quarter of a training step. Other C libraries are left as they are, and so is one that
+    tensor touches it: up to a third of a training step. Other C libraries are left as they are, and so is one that
     GLIBC_TUNABLES or a preloaded allocator already speaks for.
     """
-    chosen = "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
-    if platform.libc_ver()[0] == "glibc" and not chosen and not trains_on_gpu():
+    if _is_ours_to_set():
         libc = ctypes.CDLL(None)
         for option, value in KEEP.values():
             libc.mallopt(option, value)
+
+
+def give_back_freed_memory() -> None:
+    """Now and then: blocks of many lengths split the heap, and what is kept would grow slowly."""
+    if _is_ours_to_set():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_ours_to_set() -> bool:
+    chosen = "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
+    return platform.libc_ver()[0] == "glibc" and not chosen and not trains_on_gpu()
 
 
 def trains_on_gpu() -> bool:

@@ -11,36 +11,59 @@ import pytest
 
 from stages.machine import trains_on_gpu
 
-# A layer's tensors, sixteen times over: how many pages of 4 KiB the kernel clears for them.
-TAKE = """
+START = """
 import resource
 import torch
-from stages.machine import keep_freed_memory
+from stages.machine import give_back_freed_memory, keep_freed_memory
 
 keep_freed_memory()
+"""
+# A layer's tensors, sixteen times over: how many pages of 4 KiB the kernel clears for them.
+TAKE = """
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(16):
-    states = torch.ones(1 << 20)
+    states = torch.ones(1 << 22)
     wide = states.repeat(4)
     states = wide * 2
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+# MiB in memory: with 64 blocks of 4 MiB, with every second one of them freed, and with that given back.
+GIVE_BACK = """
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+
+blocks = [torch.ones(1 << 20) for _ in range(64)]
+full = resident()
+blocks = blocks[::2]
+freed = resident()
+give_back_freed_memory()
+print(full - freed, freed - resident())
+"""
 LARGE = "glibc.malloc.mmap_threshold=131072"
 
 
-@pytest.mark.skipif(
+needs_glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or trains_on_gpu(), reason="it is glibc's memory that is kept"
 )
+
+
+@needs_glibc
 def test_the_memory_of_a_freed_tensor_serves_the_next_unless_the_user_chose() -> None:
-    assert _pages_cleared({}) * 3 < _pages_cleared({"GLIBC_TUNABLES": LARGE})
+    assert int(_printed(TAKE, {})) * 3 < int(_printed(TAKE, {"GLIBC_TUNABLES": LARGE}))
 
 
-def _pages_cleared(environment: dict[str, str]) -> int:
+@needs_glibc
+def test_what_is_kept_can_be_given_back() -> None:
+    kept, given = map(int, _printed(GIVE_BACK, {}).split())
+    assert abs(kept) < 16
+    assert given > 96
+
+
+def _printed(code: str, environment: dict[str, str]) -> str:
     clean = {
         name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "LD_PRELOAD")
     }
-    run = subprocess.run(
-        [sys.executable, "-c", TAKE], env=clean | environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", START + code]
+    run = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return int(run.stdout)
+    return run.stdout

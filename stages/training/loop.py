@@ -18,6 +18,7 @@ from stages.algorithms.batch import Batch
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example, write_examples
 from stages.distributed import sum_over_ranks
+from stages.machine import give_back_freed_memory
 from stages.training.checkpoints import Checkpoints
 from stages.training.meter import Meter
 from stages.training.optimizer import make_optimizer, make_scheduler
@@ -91,6 +92,7 @@ def train(
         if (step + 1) % schedule.save_steps == 0 and step + 1 < steps:
             with meter.phase("checkpoint"):
                 checkpoints.save(step + 1, tracker.state_dict())
+                give_back_freed_memory()
     if not silent:
         log.info("%s", meter.summary())
 

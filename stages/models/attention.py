@@ -1,5 +1,5 @@
 """What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU a backward of
-matrix products, where the fused kernel's own takes nearly twice as long."""
+matrix products, where the fused kernel's own takes longer."""
 
 from __future__ import annotations
 

@@ -117,7 +117,9 @@ def test_first_step_has_kl_0_ratio_1_and_the_samplers_logprobs(name: str, on: bo
     difference = algorithm.observed.get("rollout/logprob_difference") or [
         loss.metrics["rollout/logprob_difference"].detach() / loss.weight
     ]
-    assert 0 < float(torch.cat([each.reshape(-1) for each in difference]).mean()) < 1e-5
+    values = torch.cat([each.reshape(-1) for each in difference])
+    assert float(values.max()) < 1e-4
+    assert 0 < float(values.mean()) < 1e-5
     assert float(loss.metrics["train/ratio"].detach()) == float(loss.weight)
     assert float(loss.metrics["train/clip_fraction"]) == 0
 

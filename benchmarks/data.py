@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,12 @@ TURN = re.compile(r"\n\n(Human|Assistant): ")
 
 def read_rows(work: Work, folder: Path) -> list[dict[str, Any]]:
     """Rows with an `index` that survives preparation. Raises SystemExit where the file is not there."""
-    path = folder / ("hh.jsonl" if work.data == "hh" else "arithmetic.jsonl")
+    path = folder / f"{work.data}.jsonl"
     if work.data == "arithmetic" and not path.exists():
         _write_arithmetic(path)
     if not path.exists():
-        raise SystemExit(
-            f"{path} is missing: put rows of HH-RLHF (chosen, rejected) there, see benchmarks/README.md"
-        )
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = [pair(row) for row in rows] if work.data == "hh" else rows
+        raise SystemExit(f"{path} is missing: see benchmarks/README.md, Data")
+    rows = [ROWS[work.data](json.loads(line)) for line in path.read_text().splitlines()]
     return [row | {"index": index} for index, row in enumerate(row for row in rows if row)]
 
 
@@ -48,6 +46,11 @@ def pair(row: dict[str, str]) -> dict[str, Any] | None:
     return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
+def problem(row: dict[str, str]) -> dict[str, Any]:
+    """One problem of GSM8K, whose answer ends with its number."""
+    return {"prompt": row["question"], "answer": row["answer"]}
+
+
 def _turns(text: str) -> list[dict[str, str]]:
     _, *parts = TURN.split(text)
     roles = {"Human": "user", "Assistant": "assistant"}
@@ -55,6 +58,13 @@ def _turns(text: str) -> list[dict[str, str]]:
         {"role": roles[who], "content": said.strip()}
         for who, said in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+ROWS: dict[str, Callable[[dict[str, str]], dict[str, Any] | None]] = {
+    "hh": pair,
+    "gsm8k": problem,
+    "arithmetic": dict,
+}
 
 
 def _write_arithmetic(path: Path) -> None:
@@ -72,11 +82,12 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     overrides = [f"seed={SEED}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
-    verifier = "numeric" if work.data == "arithmetic" else "null"
+    verified = work.data != "hh"
+    verifier = "numeric" if verified else "null"
     overrides += [f"data.verifier={verifier}"]
     for role in ("sft", "preference", "prompt"):
         overrides += [f"data.{role}.source=files", f"data.{role}.path={source}", f"data.{role}.size=null"]
-    if work.data == "arithmetic":
+    if verified:
         overrides += ["+data.sft.columns={prompt: prompt, completion: answer}"]
     if not (folder / "prepare").exists():
         command = [sys.executable, "-m", "stages.prepare", *overrides, f"hydra.run.dir={folder}"]

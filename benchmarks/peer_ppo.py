@@ -60,7 +60,8 @@ def load_models(job, frozen_bf16):
 
 
 def tokenized(rows, tokenizer):
-    chats = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    prompts = [row["prompt"] for row in rows]
+    chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
     return [
         tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True) for chat in chats
     ]

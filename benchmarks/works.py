@@ -33,7 +33,7 @@ class Work:
     name: str
     stage: str
     unit: str
-    data: str  # hh | arithmetic
+    data: str  # hh | gsm8k | arithmetic
     role: str
     batch: int
     units_per_example: int = 1
@@ -112,9 +112,9 @@ WORKS = {
              settings=ONLINE, peer=ONLINE_PEER, curve=REWARD),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
              settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER, curve=REWARD),
-        Work("ppo", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,
+        Work("ppo", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
              settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, **PPO_TRL),
-        Work("ppo_lora", "rl", "episodes/s", "arithmetic", "prompt", batch=16, algorithm="ppo", reward_model=True,
+        Work("ppo_lora", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
              settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, overrides=("model.lora=true",),
              **PPO_TRL),
         Work("rollout", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,

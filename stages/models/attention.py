@@ -1,8 +1,6 @@
 """What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU a backward of
 matrix products, where the fused kernel's own takes longer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -22,28 +20,71 @@ Values = Float[Tensor, "rows shared width value_size"]
 SCORES = 2**24  # heads x length^2 of a row: above it, the fused kernel, which holds no scores
 
 
-class _Attention(torch.autograd.Function):
-    """Forward by the fused kernel. Backward by five products, which hold a row's weights and their gradients in the
-    precision of the products; `bias` is added to the scores and has no gradient."""
+@torch.library.custom_op("treeline::attention", mutates_args=())
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """By the fused kernel: what is attended to, [rows, length, heads, size], and each query's normalizer. `bias` is
+    added to the scores and has no gradient. An operator of its own, so that a compiled layer stays in one piece."""
+    groups = query.shape[1] // key.shape[1]
+    keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
+    found, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, keys, values, attn_mask=bias, scale=scaling
+    )
+    return found.transpose(1, 2).contiguous(), normalizer.contiguous()
 
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
-        groups = query.shape[1] // key.shape[1]
-        keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
-        found, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, keys, values, attn_mask=bias, scale=scaling
-        )
-        ctx.save_for_backward(query, key, value, bias, normalizer)
-        ctx.scaling = scaling
-        return found
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        found = [each.new_empty(each.shape) for each in saved[:3]]
-        for row in zip(*saved, gradients[0], *found, strict=True):
-            _row_backward(*row, scaling=ctx.scaling)
-        return *found, None, None
+@_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    rows, heads, length, _ = query.shape
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return value.new_empty(rows, length, heads, value.shape[-1]), query.new_empty(
+        rows, heads, length, dtype=wide
+    )
+
+
+@torch.library.custom_op("treeline::attention_backward", mutates_args=())
+def _attention_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    normalizer: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By five products, which hold a row's weights and their gradients in the precision of the products."""
+    found = [each.new_empty(each.shape) for each in (query, key, value)]
+    saved = (query, key, value, bias, normalizer, gradient.transpose(1, 2))
+    for row in zip(*saved, *found, strict=True):
+        _row_backward(*row, scaling=scaling)
+    return found[0], found[1], found[2]
+
+
+@_attention_backward.register_fake
+def _(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    normalizer: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *saved, ctx.scaling = inputs
+    ctx.save_for_backward(*saved, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _normalizer: None) -> tuple[Tensor | None, ...]:
+    return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scaling), None, None
+
+
+_attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def _row_backward(
@@ -93,8 +134,7 @@ def attention(
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (each.to(attention_mask.dtype) for each in (query, key, value))
     mask = attention_mask.expand(len(query), -1, -1, -1)
-    found: Any = _Attention.apply(query, key, value, mask, scaling)
-    return found.transpose(1, 2).contiguous(), None
+    return _attention(query, key, value, mask, scaling)[0], None
 
 
 AttentionInterface.register("sdpa", attention)

@@ -131,7 +131,7 @@ def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch)
     for limit in (6 * 11**2, 6 * 11**2 - 1):
         monkeypatch.setattr(attention_module, "SCORES", limit)
         states, _ = attention(torch.nn.Module(), query, key, value, mask)
-        kinds.append("_Attention" in str(_origins(states.grad_fn)))
+        kinds.append("treeline_attention" in str(_origins(states.grad_fn)))
     assert kinds == [True, False]
 
 

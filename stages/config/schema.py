@@ -76,6 +76,7 @@ class ModelSettings(Settings):
     revision: str | None
     trust_remote_code: bool
     liger: bool
+    torch_compile: bool
     lora: bool
     lora_r: int = Field(ge=1)
     lora_alpha: float = Field(gt=0)

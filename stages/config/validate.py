@@ -48,6 +48,8 @@ def validate(config: DictConfig) -> None:
     _validate_rl(config)
     if config.model.liger:
         get_method("stages.models.liger.check_liger")()
+    if config.model.torch_compile:
+        get_method("stages.models.compiled.check_compiler")()
 
 
 def _validate_rl(config: DictConfig) -> None:

@@ -7,9 +7,6 @@ trees almost all are masked. The kernels are compiled at first use; they are mad
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -36,14 +33,6 @@ def block_mask(packed: Packed, window: int | None = None) -> BlockMask:
         lambda row, head, query, key: packed.visible(row, query, key, window),
         rows, None, length, length, device=packed.input_ids.device,
     )  # fmt: skip
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Compute with torch's own operations: for a row or two, compiling takes far longer. On the CPU forward only."""
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
-        yield
 
 
 @cache

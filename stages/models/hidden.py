@@ -14,7 +14,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from stages.models.attention import Mask
-from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, flex_runs, uncompiled
+from stages.models.compiled import uncompiled
+from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, flex_runs
 from stages.packing import PADDING, ROW_LENGTH, SHARED, Node, Packed, Tree, pack
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.models.compiled import compile_layers
 from stages.models.hidden import probe
 from stages.models.liger import apply_liger
 
@@ -63,14 +64,19 @@ def disable_dropout(model: nn.Module) -> None:
 
 def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None = None) -> nn.Module:
     """Make `model` what is trained: with Liger's kernels if `settings.liger`, in LoRA adapters (Hu et al. 2021) if
-    `settings.lora`; `head` is trained and saved whole.
+    `settings.lora`, compiled if `settings.torch_compile`; `head` is trained and saved whole.
 
     A reference that is copied from it has the same kernels, and so the same numbers.
     """
     if settings.get("liger"):
         apply_liger(model)
-    if not settings.lora:
-        return model
+    adapted = _with_lora(model, settings, head) if settings.lora else model
+    if settings.get("torch_compile"):
+        compile_layers(adapted)
+    return adapted
+
+
+def _with_lora(model: PreTrainedModel, settings: DictConfig, head: str | None) -> nn.Module:
     targets = settings.lora_target_modules
     config = LoraConfig(
         r=settings.lora_r,

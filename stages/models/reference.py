@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from stages.models.compiled import compile_alike
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
 from stages.packing import Tree
 
@@ -27,10 +28,16 @@ class Reference:
 
     def __init__(self, policy: nn.Module) -> None:
         shared = isinstance(policy, PeftModel)
-        self.model = policy if shared else copy.deepcopy(policy).eval().requires_grad_(False)
+        self.model = policy if shared else _frozen_copy(policy)
 
     @torch.no_grad()
     def logprobs(self, trees: Sequence[Tree], *, temperature: float, max_tokens: int) -> TokenLogprobs:
         """Log-probabilities under the reference; shapes as in `completion_logprobs`."""
         with adapters_off(self.model):
             return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)
+
+
+def _frozen_copy(policy: nn.Module) -> nn.Module:
+    found = copy.deepcopy(policy).eval().requires_grad_(False)
+    compile_alike(found, policy)
+    return found

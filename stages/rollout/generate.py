@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from stages.models.compiled import uncompiled
 from stages.rollout.rollout import Rollout
 
 
@@ -48,7 +49,7 @@ def generate(
     for members in _calls(prompts, num_generations, max_new_tokens, max_tokens):
         ids = torch.tensor([prompts[index] for index in members for _ in range(num_generations)])
         recorder = _Recorder(temperature)
-        with _without_defaults(model):
+        with _without_defaults(model), uncompiled():
             ids = model.generate(
                 ids.to(model.device),
                 generation_config=config,

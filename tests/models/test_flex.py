@@ -13,7 +13,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.models import flex, hidden
-from stages.models.flex import block_mask, flex_runs, uncompiled
+from stages.models.compiled import uncompiled
+from stages.models.flex import block_mask, flex_runs
 from stages.models.hidden import backbone, hidden_states, probe, row_length
 from stages.models.logprobs import completion_logprobs
 from stages.packing import PADDING, ROW_LENGTH, Tree, pack

@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--config", choices=CONFIGS, action="append", help="the peer's; none = both")
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
     parser.add_argument("--steps", type=int, help="of each run, instead of the work's own")
-    parser.add_argument("--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl")
+    parser.add_argument(
+        "--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl and gsm8k.jsonl"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.works) - set(WORKS):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")

@@ -57,7 +57,9 @@ def main() -> None:
     )
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(LEARNING_RATES)}; none = all")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
-    parser.add_argument("--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl")
+    parser.add_argument(
+        "--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl and gsm8k.jsonl"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.works) - set(LEARNING_RATES):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(LEARNING_RATES)}")

@@ -1,4 +1,8 @@
-"""Sampling alone: the sampler, or transformers' `generate`, on the same prompts with the same bf16 weights."""
+"""Sampling alone: the sampler, or transformers' `generate`, on the same prompts with the same bf16 weights.
+
+Run as `python -m benchmarks.rollout ours|generate <job.json>`. A job holds the folder of the prepared data, how many
+prompts a step takes and how many steps there are, how many completions of a prompt, and of how many tokens at most.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +22,31 @@ from stages.machine import keep_freed_memory, use_all_cores
 from stages.models.load import load_model
 from stages.rollout.sampler import Sampler
 
-GENERATIONS, NEW_TOKENS, PROMPTS, ROUNDS = 8, 32, 4, 6
 Prompts = list[list[int]]
 
 
-def with_sampler(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
+def with_sampler(folder: Path, stops: list[int], group: int, new_tokens: int) -> Callable[[Prompts], int]:
     keep_freed_memory()
     sampler = Sampler(load_model(folder), stops, dtype=torch.bfloat16)
 
     def sample(prompts: Prompts) -> int:
-        rollouts = sampler.sample(prompts, GENERATIONS, NEW_TOKENS, 1.0)
+        rollouts = sampler.sample(prompts, group, new_tokens, 1.0)
         return sum(len(node.input_ids) for rollout in rollouts for node in rollout.tree.completions)
 
     return sample
 
 
-def with_generate(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
+def with_generate(folder: Path, stops: list[int], group: int, new_tokens: int) -> Callable[[Prompts], int]:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     pad = AutoTokenizer.from_pretrained(folder).pad_token_id
 
     def sample(prompts: Prompts) -> int:
         width = max(map(len, prompts))
-        rows = [prompt for prompt in prompts for _ in range(GENERATIONS)]
+        rows = [prompt for prompt in prompts for _ in range(group)]
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         found = model.generate(
-            ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=NEW_TOKENS, eos_token_id=stops,
+            ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=new_tokens, eos_token_id=stops,
             pad_token_id=pad,
         )  # fmt: skip
         new = found[:, width:]  # tokens of a row up to its end, as TRL counts them
@@ -54,17 +57,18 @@ def with_generate(folder: Path, stops: list[int]) -> Callable[[Prompts], int]:
 
 
 def main() -> None:
-    side, folder = sys.argv[1], Path(sys.argv[2])
+    side, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    folder, batch = Path(job["folder"]) / "prepare", job["batch"]
     use_all_cores()
-    stops = json.loads((folder / "prepare" / "model.json").read_text())["stop_token_ids"]
-    examples = read_examples(folder / "prepare" / "prompt.jsonl")
-    prompts = [example.tree.prompt.input_ids for example in examples]
-    sample = (with_sampler if side == "ours" else with_generate)(folder / "prepare" / "model", stops)
+    stops = json.loads((folder / "model.json").read_text())["stop_token_ids"]
+    prompts = [example.tree.prompt.input_ids for example in read_examples(folder / "prompt.jsonl")]
+    make = with_sampler if side == "ours" else with_generate
+    sample = make(folder / "model", stops, job["num_generations"], job["max_new_tokens"])
     seconds, tokens = [], []
-    for step in range(ROUNDS):
+    for step in range(job["steps"]):
         torch.manual_seed(step)
         began = time.perf_counter()
-        tokens.append(sample(prompts[step * PROMPTS : (step + 1) * PROMPTS]))
+        tokens.append(sample(prompts[step * batch : (step + 1) * batch]))
         seconds.append(time.perf_counter() - began)
     print(json.dumps({"seconds": seconds, "tokens": sum(tokens[WARM_UP:])}))
 

@@ -46,7 +46,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     The reference of dpo and kto is computed before the first step: its seconds are shared out over the steps.
     """
     if work.stage == "rollout":
-        return _run_rollout("ours", folder, {})
+        return _run_rollout("ours", work, folder, {})
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
     values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}
@@ -84,7 +84,7 @@ def run_peer(
     """TRL's trainer on the same rows in the same order; `config` is tuned or default. `tokens` takes the place of what
     it makes of the rows."""
     if work.stage == "rollout":
-        return _run_rollout("generate", folder, ENVIRONMENTS[config])
+        return _run_rollout("generate", work, folder, ENVIRONMENTS[config])
     job = {
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
@@ -101,8 +101,11 @@ def run_peer(
     return Run(told["seconds"], memory, curve=told["curve"])
 
 
-def _run_rollout(side: str, folder: Path, environment: dict[str, str]) -> Run:
-    printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(folder)], environment)
+def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str]) -> Run:
+    job = {"folder": str(folder), "batch": work.batch, "steps": work.steps} | work.settings
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(path)], environment)
     told = json.loads(printed.splitlines()[-1])
     return Run(told["seconds"], memory, told["tokens"])
 

@@ -97,17 +97,18 @@ PPO_TRL: dict[str, Any] = {
     "peer_script": "peer_ppo.py",
     "peer_environment": "trl-1.12",
 }
+GENERATE: dict[str, Any] = {"peer_version": "generate of transformers 5.23.0"}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 WORKS = {
     work.name: work
     for work in (
-        Work("sft", "sft", "rows/s", "hh", "sft", batch=8),
+        Work("sft", "sft", "rows/s", "hh", "sft", batch=8, steps=8),
         Work("reward_model", "reward_model", "pairs/s", "hh", "preference", batch=4, settings={"kind": "head"},
-             reward_model=True),
-        Work("dpo", "rl", "pairs/s", "hh", "preference", batch=4, algorithm="dpo", peer={"beta": 0.1}),
+             reward_model=True, steps=10),
+        Work("dpo", "rl", "pairs/s", "hh", "preference", batch=4, algorithm="dpo", peer={"beta": 0.1}, steps=8),
         Work("kto", "rl", "completions/s", "hh", "preference", batch=4, units_per_example=2, algorithm="kto",
-             peer={"beta": 0.1}),
+             peer={"beta": 0.1}, steps=8),
         Work("grpo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="grpo",
              settings=ONLINE, peer=ONLINE_PEER, curve=REWARD),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
@@ -117,7 +118,9 @@ WORKS = {
         Work("ppo_lora", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
              settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, overrides=("model.lora=true",),
              **PPO_TRL),
-        Work("rollout", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,
-             peer_version="generate of transformers 5.23.0"),
+        Work("rollout", "rollout", "tokens/s", "gsm8k", "prompt", batch=16,
+             settings={"num_generations": 8, "max_new_tokens": 64}, **GENERATE),
+        Work("rollout_short", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,
+             settings={"num_generations": 8, "max_new_tokens": 32}, **GENERATE),
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ GROUPED = "grouped_queries"
 
 
 def grouped_attention(
-    _module: nn.Module,
+    _module: nn.Module | None,
     query: Float[Tensor, "rows heads new size"],
     key: Float[Tensor, "rows shared width size"],
     value: Float[Tensor, "rows shared width size"],
@@ -28,10 +28,17 @@ def grouped_attention(
     transformers copies keys and values once per head instead, which is most of a decode step's memory traffic.
     """
     new, groups = query.shape[2], query.shape[1] // key.shape[1]
-    grouped = query.unflatten(1, (-1, groups)).flatten(2, 3)  # [rows, shared, groups * new, size]
+    grouped = as_key_queries(query, key.shape[1])
     mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, groups, 1)
     found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return found.unflatten(2, (groups, new)).flatten(1, 2).transpose(1, 2), None
+
+
+def as_key_queries(
+    query: Float[Tensor, "rows heads new size"], shared: int
+) -> Float[Tensor, "rows shared queries size"]:
+    """Each key head's queries: of all heads that share it, and of all new tokens."""
+    return query.unflatten(1, (shared, -1)).flatten(2, 3)
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from stages.rollout.attention import grouped_attention
+
+Visible = Callable[[int | None], Tensor]  # from a sliding window's size to a boolean mask
+Masks = list[Any]  # of each part that is attended to: what a model takes, for all its layers or by their kind
 
 
 class KeyValueCache:
@@ -34,6 +43,27 @@ class KeyValueCache:
         """Of the `new` tokens about to be written."""
         return self.offset + self._next(new)
 
+    def advance(self, by: Int[Tensor, " rows"]) -> None:
+        """So many of the tokens that were written last are there to stay."""
+        self.lengths += by  # in place: a recorded step knows its address
+
+    def masks(self, new: int, build: Callable[[Visible], Any]) -> Masks:
+        """What the `new` tokens about to be written may attend to, each part as `build` makes it."""
+        return [build(partial(self.visible, new))]
+
+    def attend(
+        self,
+        queries: Float[Tensor, "rows heads new size"],
+        keys: Float[Tensor, "rows shared new size"],
+        values: Float[Tensor, "rows shared new size"],
+        masks: list[Tensor],
+        layer: int,
+        scaling: float,
+    ) -> Float[Tensor, "rows new heads size"]:
+        """Store the new tokens' keys and values, and attend to all that is there."""
+        keys, values = self.update(keys, values, layer)
+        return grouped_attention(None, queries, keys, values, masks[0], scaling)[0]
+
     def update(
         self,
         keys: Float[Tensor, "rows heads new head_dim"],
@@ -52,7 +82,7 @@ class KeyValueCache:
                 store.append(tensor.new_zeros(rows, self.capacity, tensor.shape[1], tensor.shape[3]))
         for buffer, tensor in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
             buffer.flatten(0, 1).index_copy_(0, self._slots, tensor.transpose(1, 2).flatten(0, 1))
-        width = self._width(new)
+        width = self.width(new)
         return (
             self.keys[layer_idx][:, :width].transpose(1, 2),
             self.values[layer_idx][:, :width].transpose(1, 2),
@@ -60,7 +90,7 @@ class KeyValueCache:
 
     def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
         """What each of the `new` tokens about to be written may attend to: its row's past, and itself."""
-        slots = torch.arange(self._width(new), device=self.lengths.device)
+        slots = torch.arange(self.width(new), device=self.lengths.device)
         last = self._next(new)[:, :, None]
         mask = slots <= last
         if window is not None:
@@ -91,6 +121,12 @@ class KeyValueCache:
         self.lengths = self.lengths[:count]
         return order
 
+    def allocate(self, like: KeyValueCache) -> None:
+        """Buffers as another cache has them; otherwise the first tokens bring them."""
+        shape = (len(self.lengths), self.capacity)
+        self.keys = [keys.new_zeros(*shape, *keys.shape[2:]) for keys in like.keys]
+        self.values = [values.new_zeros(*shape, *values.shape[2:]) for values in like.values]
+
     def extend(self, other: KeyValueCache) -> None:
         """Append the rows of another cache, growing the narrower one's capacity."""
         capacity = max(self.capacity, other.capacity)
@@ -104,7 +140,8 @@ class KeyValueCache:
         """The slots that the `new` tokens take in their rows."""
         return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
 
-    def _width(self, new: int) -> int:
+    def width(self, new: int) -> int:
+        """How many slots are attended to, with `new` tokens more."""
         return self.capacity if self.static else self.get_seq_length() + new
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.models.compiled import uncompiled
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import lm_head
 from stages.rollout.attention import grouped_queries
@@ -26,6 +27,7 @@ class Decoder(Protocol):
 
     device: torch.device
     static: bool  # wants the same shapes and addresses at every step, so that a step can be recorded
+    shares: bool  # attends to prompts that their rows share
 
     def refresh(self) -> None:
         """Take over what training has changed since."""
@@ -44,6 +46,7 @@ class TransformersDecoder:
     """Any model with a key/value cache, by its own forward; a copy of it where `dtype` is not the weights'."""
 
     static = False
+    shares = False
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.source = model
@@ -62,7 +65,7 @@ class TransformersDecoder:
         body: Any = backbone(self.model)
         new = input_ids.shape[1]
         mask = attention_masks(body, lambda window: cache.visible(new, window), self.model.dtype)
-        with grouped_queries(body):
+        with grouped_queries(body), uncompiled():
             return body(
                 input_ids=input_ids, position_ids=cache.positions(new), past_key_values=cache, use_cache=True,
                 attention_mask=mask,

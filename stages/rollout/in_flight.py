@@ -14,6 +14,7 @@ from stages.rollout.cache import KeyValueCache
 from stages.rollout.decoder import Decoder
 from stages.rollout.recorded import RecordedStep
 from stages.rollout.sampling import draw
+from stages.rollout.shared_prompts import SHARING_PAYS, SharedPromptCache
 
 IDLE_SHARE = 0.25  # of rows that have ended, before the rest is moved together where shapes are to stay
 
@@ -32,46 +33,54 @@ class Row:
 class InFlight:
     """The rows in flight, and their cache."""
 
-    def __init__(self, decoder: Decoder, temperature: float) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[list[int]],
+        group: int,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> None:
+        """`group` completions of each prompt."""
         self.decoder = decoder
+        self.prompts = prompts
+        self.group = group
+        self.max_new_tokens = max_new_tokens
         self.temperature = temperature
+        self.shares = decoder.shares and group > 1 and max(map(len, prompts), default=0) >= SHARING_PAYS
         self.rows: list[Row] = []
-        self.cache: KeyValueCache | None = None
+        self.cache: Any = None  # a KeyValueCache, or where prompts are shared, a SharedPromptCache
+        self.widest = 0  # prompt that the cache has room for
         self.peak = 0
         self.recorded: RecordedStep | None = None
         self.pool: Any = None  # the memory that recordings share, one after the other
 
     @property
-    def capacity(self) -> int:
-        return self.cache.capacity if self.cache else 0
-
-    @property
     def running(self) -> int:
         return sum(not row.ended for row in self.rows)
 
-    def prefill(
-        self, admitted: list[int], prompts: Sequence[list[int]], group: int, max_new_tokens: int
-    ) -> None:
+    def room(self, longest: int, max_tokens: int) -> int:
+        """How many more prompts, of at most `longest` tokens, fit with their whole groups into `max_tokens` slots."""
+        widest = max(self.widest, longest)
+        if self.shares:
+            prompts = len({row.prompt for row in self.rows if not row.ended})
+            taken = prompts * widest + self.running * self.max_new_tokens
+            return max(max_tokens - taken, 0) // (widest + self.group * self.max_new_tokens)
+        width = widest + self.max_new_tokens
+        return max(max_tokens - self.running * width, 0) // (self.group * width)
+
+    def prefill(self, admitted: list[int]) -> None:
         """Run what the prompts begin with once, the rest of each prompt once, and draw each row's first token."""
         self._close_ranks()
-        chosen = [prompts[index] for index in admitted]
-        shared = min(
-            common_prefix(chosen), min(map(len, chosen)) - 1
-        )  # every prompt keeps a token of its own
-        cache = KeyValueCache(self._tensor([0]), max(map(len, chosen)) + max_new_tokens)
-        if shared:
-            self.decoder.states(self._tensor([chosen[0][:shared]]), cache)
-            cache.lengths += shared
-        cache.select(self._tensor([0] * len(chosen)))
-        width = max(map(len, chosen)) - shared
-        own = [prompt[shared:] + [0] * (width + shared - len(prompt)) for prompt in chosen]
-        states = self.decoder.states(self._tensor(own), cache)
-        lengths = self._tensor([len(prompt) - shared for prompt in chosen])
-        last = states[torch.arange(len(chosen), device=states.device), lengths - 1]
-        cache.lengths = cache.lengths + lengths
-        expand = torch.arange(len(chosen), device=states.device).repeat_interleave(group)
-        cache.select(expand)
-        rows = [Row(index) for index in admitted for _ in range(group)]
+        chosen = [self.prompts[index] for index in admitted]
+        cache, last = self._run(chosen)
+        device = last.device
+        expand = torch.arange(len(chosen), device=device).repeat_interleave(self.group)
+        if self.shares:
+            cache = SharedPromptCache(cache, self.group, self.max_new_tokens)
+        else:
+            cache.select(expand)
+        rows = [Row(index) for index in admitted for _ in range(self.group)]
         self._draw(rows, self.decoder.logits(last)[expand])
         self.rows += rows
         if self.cache is None:
@@ -79,11 +88,28 @@ class InFlight:
         else:
             self.cache.extend(cache)
         self.cache.static = self.decoder.static
+        self.widest = max(self.widest, *map(len, chosen))
         self.peak = len(self.rows)
+
+    def _run(self, chosen: list[list[int]]) -> tuple[Any, Tensor]:
+        """A cache of these prompts, a row each, and the hidden states [rows, hidden] of their last tokens."""
+        shared = min(
+            common_prefix(chosen), min(map(len, chosen)) - 1
+        )  # every prompt keeps a token of its own
+        widest = max(map(len, chosen))
+        cache = KeyValueCache(self._tensor([0]), widest + (0 if self.shares else self.max_new_tokens))
+        if shared:
+            self.decoder.states(self._tensor([chosen[0][:shared]]), cache)
+            cache.advance(self._tensor([shared]))
+        cache.select(self._tensor([0] * len(chosen)))
+        own = [prompt[shared:] + [0] * (widest - len(prompt)) for prompt in chosen]
+        states = self.decoder.states(self._tensor(own), cache)
+        lengths = self._tensor([len(prompt) - shared for prompt in chosen])
+        cache.advance(lengths)
+        return cache, states[torch.arange(len(chosen), device=states.device), lengths - 1]
 
     def decode(self) -> None:
         """One token for every row; rows that have ended only keep their places."""
-        assert self.cache is not None
         last = self._tensor([[row.input_ids[-1]] for row in self.rows])
         if self.recorded:
             logits = self.recorded(last)
@@ -92,15 +118,15 @@ class InFlight:
             if self.cache.static:
                 self.recorded = RecordedStep(self.decoder, self.cache, last, self.pool)
                 self.pool = self.recorded.pool
-        self.cache.lengths += self._tensor([not row.ended for row in self.rows])
+        self.cache.advance(self._tensor([int(not row.ended) for row in self.rows]))
         self._draw(self.rows, logits)
 
-    def collect(self, eos_token_ids: frozenset[int], max_new_tokens: int) -> list[Row]:
+    def collect(self, eos_token_ids: frozenset[int]) -> list[Row]:
         """The rows that have just ended; their places are taken by others."""
         gone = []
         for row in self.rows:
             row.finished = row.input_ids[-1] in eos_token_ids
-            if not row.ended and (row.finished or len(row.input_ids) == max_new_tokens):
+            if not row.ended and (row.finished or len(row.input_ids) == self.max_new_tokens):
                 row.ended = True
                 gone.append(row)
         keeps = self.decoder.static and self.running
@@ -113,7 +139,7 @@ class InFlight:
         running = [index for index, row in enumerate(self.rows) if not row.ended]
         self.recorded = None
         if not running:
-            self.rows, self.cache, self.peak = [], None, 0
+            self.rows, self.cache, self.widest, self.peak = [], None, 0, 0
         elif self.cache and len(running) < len(self.rows):
             self.rows = [self.rows[index] for index in self.cache.shrink(running)]
 

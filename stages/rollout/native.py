@@ -13,10 +13,11 @@ from torch import Tensor
 
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import scaled_logits
-from stages.rollout.attention import grouped_attention
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.projection import Projection
+from stages.rollout.shared_prompts import SharedPromptCache
 
+Cache = KeyValueCache | SharedPromptCache
 States = Float[Tensor, "rows new hidden"]
 Positions = tuple[
     Float[Tensor, "rows new 1 head_dim"], Float[Tensor, "rows new 1 head_dim"]
@@ -37,6 +38,8 @@ class NativeDecoder:
         self.device = self.body.embed_tokens.weight.device
         rope = getattr(self.body.rotary_emb, "rope_type", "default")
         # these two look at the longest position, on the host: no graph can hold that
+        windowed = getattr(self.body.config, "sliding_window", None) is not None
+        self.shares = self.device.type == "cpu" and not windowed
         self.static = self.device.type == "cuda" and rope not in ("dynamic", "longrope")
 
     def refresh(self) -> None:
@@ -44,23 +47,24 @@ class NativeDecoder:
         for projection in self._projections():
             projection.refresh()
 
-    def states(
-        self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache
-    ) -> Float[Tensor, "rows new hidden"]:
+    def states(self, input_ids: Int[Tensor, "rows new"], cache: Cache) -> Float[Tensor, "rows new hidden"]:
         """Hidden states of tokens that follow what `cache` holds; it stores them."""
         new = input_ids.shape[1]
         states = F.embedding(input_ids, self.body.embed_tokens.weight)
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
         positions = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
-        masks: Any = attention_masks(self.body, lambda window: cache.visible(new, window), self.head.dtype)
+        masks = cache.masks(new, lambda visible: attention_masks(self.body, visible, self.head.dtype))
         for index, block in enumerate(self.blocks):
-            mask = masks[self.body.config.layer_types[index]] if isinstance(masks, dict) else masks
-            states = block(states, positions, mask, cache, index)
+            own = [mask[self._kind(index)] if isinstance(mask, dict) else mask for mask in masks]
+            states = block(states, positions, own, cache, index)
         return _norm(states, self.body.norm)
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         return scaled_logits(self.model.config, self.head(states).float())
+
+    def _kind(self, layer: int) -> str:
+        return self.body.config.layer_types[layer]
 
     def _projections(self) -> Iterator[Projection]:
         for block in self.blocks:
@@ -79,16 +83,16 @@ class _Block:
         self.groups = attention.num_key_value_groups  # query heads per key head
 
     def __call__(
-        self, states: States, positions: Positions, mask: Tensor, cache: KeyValueCache, index: int
+        self, states: States, positions: Positions, masks: list[Tensor], cache: Cache, index: int
     ) -> States:
         states = states + self._attend(
-            _norm(states, self.layer.input_layernorm), positions, mask, cache, index
+            _norm(states, self.layer.input_layernorm), positions, masks, cache, index
         )
         gate, up = self.gate_up(_norm(states, self.layer.post_attention_layernorm)).chunk(2, -1)
         return states + self.down(self.activation(gate) * up)
 
     def _attend(
-        self, states: States, positions: Positions, mask: Tensor, cache: KeyValueCache, index: int
+        self, states: States, positions: Positions, masks: list[Tensor], cache: Cache, index: int
     ) -> States:
         heads = self.heads(states).unflatten(-1, (-1, self.attention.head_dim))
         kv_heads = heads.shape[2] // (self.groups + 2)
@@ -99,9 +103,8 @@ class _Block:
         else:
             turned = _rotate(heads[:, :, :-kv_heads], *positions).to(values.dtype)
         queries, keys = turned.split([kv_heads * self.groups, kv_heads], 2)
-        keys, values = cache.update(keys.transpose(1, 2), values.transpose(1, 2), index)
-        scaling = self.attention.scaling
-        mixed, _ = grouped_attention(self.attention, queries.transpose(1, 2), keys, values, mask, scaling)
+        queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))
+        mixed = cache.attend(queries, keys, values, masks, index, self.attention.scaling)
         return self.output(mixed.flatten(2))
 
 

@@ -69,37 +69,29 @@ class Sampler:
     def _sample(
         self, prompts: Sequence[list[int]], num_generations: int, max_new_tokens: int, temperature: float
     ) -> list[Rollout]:
-        batch = InFlight(self.decoder, temperature)
+        batch = InFlight(self.decoder, prompts, num_generations, max_new_tokens, temperature)
         # Longest first: rows of like length share a prefill, and the last rows to finish are the short ones.
         waiting = deque(sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)))
         done: dict[int, list[Row]] = {index: [] for index in range(len(prompts))}
         total = len(prompts) * num_generations
         progress = tqdm(total=total, desc="sampling", unit="sample", delay=PATIENCE, leave=False)
         while waiting or batch.rows:
-            admitted = self._admit(waiting, prompts, num_generations, max_new_tokens, batch)
+            admitted = self._admit(waiting, prompts, batch)
             if admitted:
-                batch.prefill(admitted, prompts, num_generations, max_new_tokens)
+                batch.prefill(admitted)
             else:
                 batch.decode()
-            for row in batch.collect(self.eos_token_ids, max_new_tokens):
+            for row in batch.collect(self.eos_token_ids):
                 done[row.prompt].append(row)
                 progress.update()
         progress.close()
         return [_rollout(prompts[index], rows) for index, rows in done.items()]
 
-    def _admit(
-        self,
-        waiting: deque[int],
-        prompts: Sequence[list[int]],
-        group: int,
-        max_new_tokens: int,
-        batch: InFlight,
-    ) -> list[int]:
+    def _admit(self, waiting: deque[int], prompts: Sequence[list[int]], batch: InFlight) -> list[int]:
         """Prompts whose whole groups fit beside the running rows; none while most of the batch still runs."""
         if not waiting or batch.running * 2 > batch.peak:
             return []
-        widest = max(batch.capacity, len(prompts[waiting[0]]) + max_new_tokens)
-        room = max(self.max_tokens // widest - batch.running, 0) // group
+        room = batch.room(len(prompts[waiting[0]]), self.max_tokens)
         count = max(room, 0 if batch.rows else 1)
         return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 

@@ -1,0 +1,97 @@
+"""Decoding with prompts that are held once: against transformers' generate, the training forward, and plain caches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages.models.logprobs import completion_logprobs
+from stages.rollout import in_flight
+from stages.rollout.cache import KeyValueCache
+from stages.rollout.in_flight import InFlight
+from stages.rollout.sampler import Sampler
+from stages.rollout.shared_prompts import SharedPromptCache
+from tests.models.test_trees import CONFIGS
+from tests.rollout.test_native import PROMPTS, model_of
+
+NATIVE = ["llama", "qwen2", "qwen3"]
+
+
+@pytest.fixture(autouse=True)
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Shared whatever its length; how many rows each such cache was made for."""
+    made: list[int] = []
+
+    class Seen(SharedPromptCache):
+        def __init__(self, prompts: KeyValueCache, group: int, max_new_tokens: int) -> None:
+            super().__init__(prompts, group, max_new_tokens)
+            made.append(len(self.own.lengths))
+
+    monkeypatch.setattr(in_flight, "SHARING_PAYS", 1)
+    monkeypatch.setattr(in_flight, "SharedPromptCache", Seen)
+    return made
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("max_tokens", [50, 16384])
+def test_greedy_equals_generate_token_for_token(name: str, max_tokens: int, seen: list[int]):
+    model = model_of(CONFIGS[name])
+    rollouts = Sampler(model, [2, 50], max_tokens).sample(PROMPTS, 3, 12, temperature=0.0)
+    assert sum(seen) == 3 * len(PROMPTS) and (len(seen) > 1) == (max_tokens == 50)
+    for prompt, rollout in zip(PROMPTS, rollouts, strict=True):
+        expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2, 50],
+                                  pad_token_id=0)  # fmt: skip
+        for node in rollout.tree.completions:
+            assert node.input_ids == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("max_tokens", [80, 16384])
+def test_logprobs_equal_the_training_forward_while_rows_leave(name: str, max_tokens: int, seen: list[int]):
+    """End tokens are many, so that groups shrink unevenly, some vanish, and waiting prompts take their places."""
+    model = model_of(CONFIGS[name])
+    torch.manual_seed(0)
+    rollouts = Sampler(model, list(range(12)), max_tokens).sample(PROMPTS, 4, 12, temperature=0.8)
+    scored = completion_logprobs(model, [rollout.tree for rollout in rollouts], temperature=0.8)
+    sampled = [value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs]
+    torch.testing.assert_close(scored.logprobs[scored.mask], torch.tensor(sampled), rtol=1e-4, atol=1e-5)
+    lengths = [[len(node.input_ids) for node in rollout.tree.completions] for rollout in rollouts]
+    assert any(len(set(group)) > 2 for group in lengths)
+    assert len({max(group) for group in lengths}) > 1
+    assert (len(seen) > 1) == (max_tokens == 80)
+
+
+def test_behind_a_sliding_window_nothing_is_shared(seen: list[int]):
+    Sampler(model_of(CONFIGS["mistral"]), [2]).sample(PROMPTS, 3, 4)
+    assert seen == []
+
+
+def test_no_prompt_is_copied_and_one_without_rows_goes():
+    prompts = KeyValueCache(torch.tensor([2, 3]), 3)
+    prompts.keys = [torch.randn(2, 3, 1, 8)]
+    prompts.values = [torch.randn(2, 3, 1, 8)]
+    second = prompts.keys[0][1].clone()
+    cache = SharedPromptCache(prompts, 4, 5)
+    keys = torch.randn(8, 1, 1, 8)
+    masks = cache.masks(1, lambda visible: torch.zeros(()).expand(visible(None).shape))
+    found = cache.attend(torch.randn(8, 2, 1, 8), keys, keys, masks, 0, 1.0)
+    assert found.shape == (8, 1, 2, 8)
+    assert cache.prompts.keys[0].shape == (2, 3, 1, 8) and cache.own.keys[0].shape == (8, 5, 1, 8)
+    assert cache.positions(1).flatten().tolist() == [2, 2, 2, 2, 3, 3, 3, 3]
+    assert cache.shrink([5, 7]) == [5, 7]
+    torch.testing.assert_close(cache.prompts.keys[0], second[None])
+    assert cache.positions(1).flatten().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(("shares", "expected"), [(True, [7, 3]), (False, [5, 2])])
+def test_the_budget_counts_slots(shares: bool, expected: list[int]):
+    """The longest prompt has 7 tokens, a group 2 rows of 12 new ones: 7 + 2 * 12 slots where shared, else 2 * 19."""
+    sampler = Sampler(model_of(CONFIGS["llama"]), [2])
+    sampler.decoder.shares = shares
+    batch = InFlight(sampler.decoder, PROMPTS, 2, 12, 1.0)
+    with torch.no_grad():
+        sampler.decoder.refresh()
+        rooms = [batch.room(7, 221)]  # 7 * 31 + 4, 5 * 38 + 31
+        batch.prefill([2, 0, 1])
+        rooms.append(batch.room(4, 200))  # 200 - 93 = 3 * 31 + 14, 200 - 114 = 2 * 38 + 10
+    assert rooms == expected

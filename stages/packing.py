@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-ROW_LENGTH = 384  # dense attention costs the square of a row: short trees share rows of about this length
+from stages.layout import layout, split
+
+ROW_LENGTH = 384  # dense attention costs the square of a row; up to this length, little beside the rest
 PADDING = -1
 SHARED = -2
 
@@ -95,22 +97,11 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
     )
 
 
-def layout(sizes: Sequence[int], length: int) -> list[list[int]]:
-    """First-fit decreasing: which indices share a row of `length`."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        row = next((row for row, free in enumerate(room) if free >= sizes[index]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(length)
-        rows[row].append(index)
-        room[row] -= sizes[index]
-    return rows
-
-
 def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: int = ROW_LENGTH) -> Packed:
-    """Lay every tree, whole, into rows of about `row_length` tokens. Raises ValueError where there is no completion."""
+    """Lay every tree, whole, into rows of up to `row_length` tokens, or longer ones where they leave less to compute.
+
+    Raises ValueError where there is no completion.
+    """
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.completions))
@@ -147,7 +138,7 @@ def _plan(trees: Sequence[Tree], row_length: int) -> tuple[list[int], list[int],
     """The tokens that all trees begin with, what each has beside them, which share a row, and the rows' length."""
     shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
     sizes = [len(tree) - len(shared) for tree in trees]
-    rows = layout(sizes, max(row_length - len(shared), *sizes, 1))
+    rows = layout(sizes, len(shared), row_length)
     return shared, sizes, rows, len(shared) + max(sum(sizes[index] for index in row) for row in rows)
 
 
@@ -183,16 +174,3 @@ def _place(
         branches += [branch] * len(node.input_ids)
         ends.append(row + start + len(ids) - 1)
     return torch.tensor([ids, positions, [index] * len(ids), branches]), targets, ends
-
-
-def split(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Group indices so that each group's sizes sum to at most `max_tokens`; one that is larger stands alone."""
-    groups: list[list[int]] = []
-    total = 0
-    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
-        if not groups or total + sizes[index] > max_tokens:
-            groups.append([])
-            total = 0
-        groups[-1].append(index)
-        total += sizes[index]
-    return groups

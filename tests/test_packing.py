@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, layout, pack, split
+from stages.layout import balanced, layout, split
+from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, pack
 from tests.models.tiny import tree
 
 
@@ -41,11 +42,11 @@ def test_only_masked_tokens_are_targets_and_end_of_turn_is_one():
 
 
 def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
-    long, short = tree(range(3, 203), range(3, 303)), tree([50, 51], [52])
+    long, short = tree(range(3, 203), range(3, 803)), tree(range(50, 350), range(50, 650))
     packed = pack([long, short])
-    assert packed.input_ids.shape == (2, 500)  # a tree is never cut
+    assert packed.input_ids.shape == (2, 1000)  # a tree is never cut
     padding = packed.tree == PADDING
-    assert padding.sum() == 497
+    assert padding.sum() == 100
     mask = packed.attention_mask()[:, 0]
     assert not (mask & (padding[:, :, None] != padding[:, None, :])).any()
     assert mask.any(2).all()  # a query that saw nothing would be a nan
@@ -54,8 +55,8 @@ def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
 def test_short_trees_share_rows_and_order_is_kept():
     trees = [tree([1, 5 + i], *([9 + i] * 40 for _ in range(3))) for i in range(8)]
     packed = pack(trees)
-    # one shared token and 121 own ones each: 3 of them in a row of 384
-    assert packed.input_ids.shape == (3, 1 + 3 * 121)
+    # one shared token and 121 own ones each: 4 rows of 2 have no padding, 3 rows of 3 would have
+    assert packed.input_ids.shape == (4, 1 + 2 * 121)
     assert packed.input_ids.flatten()[packed.ends].tolist() == [9 + i for i in range(8) for _ in range(3)]
     assert packed.shape == (24, 40)
 
@@ -81,6 +82,31 @@ def test_split_keeps_the_budget_and_every_index_once():
     assert split([3, 3], max_tokens=100) == [[0, 1]]
 
 
-def test_layout_fills_gaps_with_what_fits():
-    # 6 | 5, then 4 beside 6, 3 beside 5, 2 beside the 5 and 3
-    assert layout([2, 6, 4, 5, 3], length=10) == [[1, 2], [3, 4, 0]]
+def test_groups_are_about_equal():
+    # 6 | 5 | then 4 beside 5, 3 beside 6, 2 beside either: the first
+    assert balanced([2, 6, 4, 5, 3], 2) == [[1, 4, 0], [3, 2]]
+    assert balanced([7], 1) == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shared", "row_length", "lengths"),
+    [
+        (
+            [300, 100, 100, 100],
+            0,
+            384,
+            [300, 300],
+        ),  # one row of 600 has no padding either, and more attention
+        ([390, 10], 0, 384, [400]),  # 400 * (1 + 16 / 1152) = 406 cells' worth, two rows would be 780
+        ([300, 290, 280], 0, 384, [300, 290, 280]),  # 900; one row: 870 * (1 + 486 / 1152) = 1237
+        ([300, 290, 280], 0, 4096, [870]),  # attention that skips blocks
+        ([30] * 8, 100, 384, [340]),  # the shared cells once, not once a row
+        ([5], 0, 384, [5]),
+    ],
+)
+def test_rows_are_as_many_as_leave_least_to_compute(
+    sizes: list[int], shared: int, row_length: int, lengths: list[int]
+):
+    rows = layout(sizes, shared, row_length)
+    assert sorted(index for row in rows for index in row) == [*range(len(sizes))]
+    assert sorted((shared + sum(sizes[index] for index in row) for row in rows), reverse=True) == lengths

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from stages.data.examples import Example
-from stages.packing import Tree, split
+from stages.layout import split
+from stages.packing import Tree
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.layout import split
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.selected import selected_logprobs
-from stages.packing import Packed, Tree, split
+from stages.packing import Packed, Tree
 
 HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in float32 is 200 MB
 

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 
+from stages.layout import split
 from stages.models.logprobs import sequence_logprobs
 from stages.models.reference import adapters_off
-from stages.packing import Node, Tree, split
+from stages.packing import Node, Tree
 
 
 class ReferenceTable:

@@ -1,0 +1,52 @@
+"""How sizes are shared out: over the rows of one pass, and over passes under a budget."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+
+def layout(sizes: Sequence[int], shared: int, row_length: int) -> list[list[int]]:
+    """Which indices share a row, where each row begins with `shared` cells and all are as long as the longest: in as
+    many rows as leave the least to compute.
+
+    Cells beyond `row_length` cost more, for attention grows with a row's square. It is taken to cost a third of all
+    else at `row_length`, and not counted below.
+    """
+    best: list[list[int]] = []
+    least = math.inf
+    for count in range(1, len(sizes) + 1):
+        if count * shared + max(sum(sizes), count * max(sizes)) >= least:  # and so with every larger count
+            break
+        rows = balanced(sizes, count)
+        length = shared + max(sum(sizes[index] for index in row) for row in rows)
+        cost = count * length * (1 + max(0, length - row_length) / (3 * row_length))
+        if cost < least:
+            best, least = rows, cost
+    return best
+
+
+def balanced(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Indices in `count` groups of about equal sums: the largest first, each into the group that has least (Graham
+    1969)."""
+    groups: list[list[int]] = [[] for _ in range(count)]
+    sums = [(0, group) for group in range(count)]
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        total, group = heapq.heappop(sums)
+        groups[group].append(index)
+        heapq.heappush(sums, (total + sizes[index], group))
+    return groups
+
+
+def split(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group indices so that each group's sizes sum to at most `max_tokens`; one that is larger stands alone."""
+    groups: list[list[int]] = []
+    total = 0
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        if not groups or total + sizes[index] > max_tokens:
+            groups.append([])
+            total = 0
+        groups[-1].append(index)
+        total += sizes[index]
+    return groups

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stages.layout import layout, split
 
-ROW_LENGTH = 384  # dense attention costs the square of a row; up to this length, little beside the rest
+ROW_LENGTH = 384  # attention costs the square of a row: a third of all else at this length, see layout()
 PADDING = -1
 SHARED = -2
 

@@ -13,7 +13,7 @@ from stages.config.validate import read
 from stages.data.base_model import BaseModel, read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
-from stages.models.compiled import compile_alike
+from stages.models.compiled import compile_layers
 from stages.models.load import add_adapter, load_model, save_model
 from stages.models.one_backbone import attach_reward_model, shares_base
 from stages.models.reward_kinds import load_reward_model
@@ -78,7 +78,8 @@ def make_parts(
             reward_model = attach_reward_model(policy, folder, trust_remote_code=trust).to(device)
         else:
             reward_model = load_reward_model(folder, trust_remote_code=trust).to(device)
-            compile_alike(reward_model, policy)
+            if run.config.model.torch_compile:
+                compile_layers(reward_model)
         return LearnedReward(reward_model, settings.max_tokens, bf16=settings.bf16)
 
     weights = dict(run.config.rl[run.config.rl.algo].rewards)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from benchmarks.table import newest, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -23,6 +26,11 @@ TABLES = {
     "algorithms/dpo.md": ["training/default", "rl/dpo"],
 }
 ROW = re.compile(r"^\| `(\w+)` \| `(.+?)` \|", re.MULTILINE)
+
+
+def test_the_readme_shows_the_results_that_were_measured():
+    """`python -m benchmarks.table` prints what belongs there."""
+    assert table(json.loads(newest().read_text())) in (ROOT / "README.md").read_text()
 
 
 def without_code(page: Path) -> str:

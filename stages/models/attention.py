@@ -1,6 +1,8 @@
 """What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU a backward of
 matrix products, where the fused kernel's own takes longer."""
 
+# Annotations are not postponed here: torch reads an operator's schema from them.
+
 from typing import Any
 
 import torch
@@ -77,10 +79,10 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *saved, ctx.scaling = inputs
     ctx.save_for_backward(*saved, output[1])
-    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _normalizer: None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, gradient: Tensor, _normalizer: Tensor | None) -> tuple[Tensor | None, ...]:
     return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scaling), None, None
 
 

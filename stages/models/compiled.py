@@ -5,9 +5,8 @@ By the layer, not the model: they are alike, so one compilation of seconds serve
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -17,8 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.config.errors import UserError
 
+log = logging.getLogger(__name__)
+
 VARIANTS = (
-    64  # of one layer: with gradient or without, each adapter, one row or several; torch gives up above 8
+    64  # of a layer: with gradient and without, each adapter, one row and several; torch gives up above 8
 )
 
 
@@ -35,23 +36,24 @@ def check_compiler() -> None:
 def compile_layers(module: nn.Module) -> None:
     """Compile every transformer layer in `module`, in place, when it first runs; names of weights stay."""
     torch._dynamo.config.recompile_limit = VARIANTS
-    for layer in _layers(module):
+    layers = _layers(module)
+    for layer in layers:
         layer.compile(dynamic=True)
+    if not layers:
+        log.warning(
+            "model.torch_compile: %s has no layers that are known as such; it runs as it is",
+            type(module).__name__,
+        )
 
 
-def compile_alike(copy: nn.Module, module: nn.Module) -> None:
-    """Where `module`'s layers are compiled, those of a copy of it, too: copying loses that, and rounds otherwise."""
-    if any(layer._compiled_call_impl for layer in _layers(module)):
-        compile_layers(copy)
+def compiled(module: nn.Module) -> bool:
+    """Whether its layers are compiled. A copy of it is not: copying loses that."""
+    return any(layer._compiled_call_impl is not None for layer in _layers(module))
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Compute with torch's own operations, where compiling for some rows or a cache would take far longer. Of
-    flex_attention, on the CPU the forward only."""
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
-        yield
+def uncompiled() -> AbstractContextManager[None]:
+    """Compute with torch's own operations: for a cache, or a row or two, compiling takes far longer."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

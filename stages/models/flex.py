@@ -7,6 +7,9 @@ trees almost all are masked. The kernels are compiled at first use; they are mad
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -15,6 +18,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers.integrations.flex_attention import flex_attention_forward
 
+from stages.models.compiled import uncompiled
 from stages.packing import Node, Packed, Tree, pack
 
 BLOCKS_PAY = (
@@ -33,6 +37,14 @@ def block_mask(packed: Packed, window: int | None = None) -> BlockMask:
         lambda row, head, query, key: packed.visible(row, query, key, window),
         rows, None, length, length, device=packed.input_ids.device,
     )  # fmt: skip
+
+
+@contextmanager
+def eager_flex() -> Iterator[None]:
+    """flex_attention by torch's own operations, for a row or two. On the CPU its forward only."""
+    with uncompiled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        yield
 
 
 @cache

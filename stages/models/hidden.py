@@ -14,8 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from stages.models.attention import Mask
-from stages.models.compiled import uncompiled
-from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, flex_runs
+from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, eager_flex, flex_runs
 from stages.packing import PADDING, ROW_LENGTH, SHARED, Node, Packed, Tree, pack
 
 log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ def probe(model: PreTrainedModel) -> None:
         expected = _padded(body, packed)
         body.takes_trees = _gives(expected, body, packed, packed.attention_mask)
         if body.takes_trees and torch.cuda.is_available():
-            with uncompiled():
+            with eager_flex():
                 body.takes_blocks = _gives(expected, body, packed, partial(block_mask, packed))
     model.train(training)
     name = type(model).__name__

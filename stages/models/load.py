@@ -68,10 +68,10 @@ def add_adapter(model: PreTrainedModel, settings: DictConfig, head: str | None =
 
     A reference that is copied from it has the same kernels, and so the same numbers.
     """
-    if settings.get("liger"):
+    if settings.liger:
         apply_liger(model)
     adapted = _with_lora(model, settings, head) if settings.lora else model
-    if settings.get("torch_compile"):
+    if settings.torch_compile:
         compile_layers(adapted)
     return adapted
 

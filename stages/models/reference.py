@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from stages.models.compiled import compile_alike
+from stages.models.compiled import compile_layers, compiled
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
 from stages.packing import Tree
 
@@ -39,5 +39,6 @@ class Reference:
 
 def _frozen_copy(policy: nn.Module) -> nn.Module:
     found = copy.deepcopy(policy).eval().requires_grad_(False)
-    compile_alike(found, policy)
+    if compiled(policy):
+        compile_layers(found)
     return found

@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from stages.layout import split
+from stages.models.compiled import compiled
 from stages.models.logprobs import sequence_logprobs
 from stages.models.reference import adapters_off
 from stages.packing import Node, Tree
@@ -85,10 +86,10 @@ def _unseen(tree: Tree, seen: set[bytes]) -> list[Node]:
 
 def reference_digest(policy: nn.Module) -> str:
     """Of what the reference computes with, wherever it was loaded from: its configuration, which code its modules run,
-    and its weights."""
+    compiled or not, and its weights."""
     config: str = policy.config.to_json_string()  # type: ignore[operator,union-attr]
     code = {f"{module.forward.__module__}.{module.forward.__qualname__}" for module in policy.modules()}
-    digest = hashlib.sha256(" ".join([config, *sorted(code)]).encode())
+    digest = hashlib.sha256(" ".join([config, *sorted(code), f"compiled: {compiled(policy)}"]).encode())
     adapted = isinstance(policy, PeftModel)
     for parameter in policy.parameters():
         if not (

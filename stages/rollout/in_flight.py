@@ -73,13 +73,14 @@ class InFlight:
         """Run what the prompts begin with once, the rest of each prompt once, and draw each row's first token."""
         self._close_ranks()
         chosen = [self.prompts[index] for index in admitted]
-        cache, last = self._run(chosen)
+        prefilled, last = self._run(chosen)
         device = last.device
         expand = torch.arange(len(chosen), device=device).repeat_interleave(self.group)
+        cache: Any = prefilled
         if self.shares:
-            cache = SharedPromptCache(cache, self.group, self.max_new_tokens)
+            cache = SharedPromptCache(prefilled, self.group, self.max_new_tokens)
         else:
-            cache.select(expand)
+            prefilled.select(expand)
         rows = [Row(index) for index in admitted for _ in range(self.group)]
         self._draw(rows, self.decoder.logits(last)[expand])
         self.rows += rows
@@ -91,7 +92,7 @@ class InFlight:
         self.widest = max(self.widest, *map(len, chosen))
         self.peak = len(self.rows)
 
-    def _run(self, chosen: list[list[int]]) -> tuple[Any, Tensor]:
+    def _run(self, chosen: list[list[int]]) -> tuple[KeyValueCache, Tensor]:
         """A cache of these prompts, a row each, and the hidden states [rows, hidden] of their last tokens."""
         shared = min(
             common_prefix(chosen), min(map(len, chosen)) - 1

@@ -36,10 +36,11 @@ class NativeDecoder:
         self.blocks = [_Block(layer, dtype) for layer in self.body.layers]
         self.head = Projection([model.get_output_embeddings()], dtype)
         self.device = self.body.embed_tokens.weight.device
-        rope = getattr(self.body.rotary_emb, "rope_type", "default")
-        # these two look at the longest position, on the host: no graph can hold that
+        # a window hides the prompt some time; on CUDA a step's shapes are to stay
         windowed = getattr(self.body.config, "sliding_window", None) is not None
         self.shares = self.device.type == "cpu" and not windowed
+        rope = getattr(self.body.rotary_emb, "rope_type", "default")
+        # these two look at the longest position, on the host: no graph can hold that
         self.static = self.device.type == "cuda" and rope not in ("dynamic", "longrope")
 
     def refresh(self) -> None:

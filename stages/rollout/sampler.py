@@ -19,7 +19,7 @@ PATIENCE = 10  # seconds of sampling before a progress bar appears
 
 
 class Sampler:
-    """Continuous batching over one model: each prompt is prefilled once and its cache expanded to its group;
+    """Continuous batching over one model: each prompt is prefilled once for its group;
     finished rows leave the batch, and waiting prompts take their place under a token budget.
 
     `dtype` other than the model's makes a copy of the weights in it, refreshed at each call of `sample`.

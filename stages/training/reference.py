@@ -36,7 +36,7 @@ from stages.training.order import step_batch, total_steps
 
 log = logging.getLogger(__name__)
 
-CODE = ("stages/models", "stages/packing.py")
+CODE = ("stages/models", "stages/layout.py", "stages/packing.py")
 NAME = "logprobs"
 KEPT = 16  # tables of four bytes a completion
 

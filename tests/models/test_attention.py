@@ -84,6 +84,15 @@ def test_in_bf16_they_are_as_close_as_the_fused_kernels(size: int):
     assert all(mine < 2 * theirs + 1e-3 for mine, theirs in zip(*errors, strict=True)), errors
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [1, 2, 6])
+def test_the_operator_keeps_what_torch_asks_of_one(dtype: torch.dtype, shared: int):
+    """Its schema, its shapes while tracing, its gradient: what torch.compile relies on."""
+    query, key, value, mask, _ = inputs(dtype, shared)
+    leaves = [each.requires_grad_() for each in (query, key, value)]
+    torch.library.opcheck(attention_module._attention, (*leaves, mask, 0.25))
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_training_learns_by_it_what_plain_attention_learns(monkeypatch: pytest.MonkeyPatch, recompute: bool):
     trees = [tree([5, 6, 7], [8, 9], [10, 11, 12]), tree([13, 14], [15, 16, 17])]

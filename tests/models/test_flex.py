@@ -13,8 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.models import flex, hidden
-from stages.models.compiled import uncompiled
-from stages.models.flex import block_mask, flex_runs
+from stages.models.flex import block_mask, eager_flex, flex_runs
 from stages.models.hidden import backbone, hidden_states, probe, row_length
 from stages.models.logprobs import completion_logprobs
 from stages.packing import PADDING, ROW_LENGTH, Tree, pack
@@ -57,7 +56,7 @@ def sparse(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_are_the_dense_mask(seed: int, length: int, window: int | None):
     packed = pack(trees(seed, prefix=seed * 3), row_length=length)
-    with uncompiled():
+    with eager_flex():
         blocks = block_mask(packed, window)
     rows, columns = packed.input_ids.shape
     assert blocks.shape == (rows, 1, columns, columns)
@@ -70,7 +69,7 @@ def test_blocks_are_the_dense_mask(seed: int, length: int, window: int | None):
 def test_of_many_trees_in_a_row_most_blocks_are_skipped():
     packed = pack(trees(0, count=40), row_length=4096)
     assert packed.input_ids.shape[0] == 1
-    with uncompiled():
+    with eager_flex():
         assert block_mask(packed).sparsity() > 70  # per cent
 
 
@@ -80,7 +79,7 @@ def test_every_family_s_states_are_those_of_sdpa(name: str, sparse: list[int | N
     model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
     packed = pack(trees(1), row_length=512)
     body = backbone(model)
-    with torch.no_grad(), uncompiled():
+    with torch.no_grad(), eager_flex():
         dense = hidden._masked(body, packed, packed.attention_mask)
         body.takes_trees = True
         found = hidden_states(model, packed)
@@ -96,7 +95,7 @@ def test_gradients_are_those_of_sdpa_recomputed_too(
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
 
     def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        with uncompiled():
+        with eager_flex():
             found = completion_logprobs(model, trees(2))
             weights = torch.linspace(-1, 2, int(found.mask.sum()))
             (found.logprobs[found.mask] * weights).sum().backward()
@@ -116,7 +115,7 @@ def test_gradients_are_those_of_sdpa_recomputed_too(
 
 def test_under_autocast_it_computes_in_bfloat16_as_sdpa_does(sparse: list[int | None]):
     model, packed = tiny_llama(max_position_embeddings=512), pack(trees(3))
-    with torch.no_grad(), uncompiled(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), eager_flex(), torch.autocast("cpu", torch.bfloat16):
         dense = hidden_states(model, packed)
         backbone(model).takes_trees = True
         found = hidden_states(model, packed)
@@ -145,7 +144,7 @@ def test_a_gpu_that_cannot_is_found_out_once(
 
     monkeypatch.setattr(flex, "flex_attention_forward", broken)
     flex_runs.cache_clear()
-    with uncompiled(), caplog.at_level(logging.WARNING):
+    with eager_flex(), caplog.at_level(logging.WARNING):
         assert not flex_runs(torch.device("cpu"), 8)
         assert not flex_runs(torch.device("cpu"), 8)
     flex_runs.cache_clear()
@@ -156,7 +155,7 @@ def test_a_gpu_that_cannot_is_found_out_once(
 def test_the_trial_passes_where_flex_runs_and_leaves_the_random_numbers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     before = torch.get_rng_state()
-    with uncompiled(), torch.no_grad():
+    with eager_flex(), torch.no_grad():
         assert flex_runs(torch.device("cpu"), 16)
     flex_runs.cache_clear()
     assert torch.equal(torch.get_rng_state(), before)

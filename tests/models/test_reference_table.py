@@ -9,6 +9,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from stages.models.compiled import compile_layers
 from stages.models.load import add_adapter
 from stages.models.reference_table import (
     ReferenceTable,
@@ -73,5 +74,7 @@ def test_the_digest_is_of_the_code_that_modules_run():
     norm = model.model.norm
     norm.forward = MethodType(LlamaRMSNorm.forward, norm)
     assert reference_digest(model) == digest
-    norm.forward = MethodType(Qwen3RMSNorm.forward, norm)
+    compile_layers(model)
     assert reference_digest(model) != digest
+    norm.forward = MethodType(Qwen3RMSNorm.forward, norm)
+    assert reference_digest(model) != reference_digest(tiny_llama())

@@ -34,7 +34,8 @@ def tree(prompt: Sequence[int], *completions: Sequence[int]) -> Tree:
 def lora(*, on: bool = True, **options: Any) -> DictConfig:
     """The model section's settings for adapters."""
     settings = {
-        "trust_remote_code": False, "lora": on, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0,
+        "trust_remote_code": False, "liger": False, "torch_compile": False,
+        "lora": on, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0,
         "lora_target_modules": "all-linear",
     }  # fmt: skip
     return OmegaConf.create(settings | options)

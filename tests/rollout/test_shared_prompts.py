@@ -17,9 +17,9 @@ from tests.rollout.test_native import PROMPTS, model_of
 NATIVE = ["llama", "qwen2", "qwen3"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shared whatever its length; how many rows each such cache was made for."""
+    """How many rows each such cache was made for."""
     made: list[int] = []
 
     class Seen(SharedPromptCache):
@@ -27,7 +27,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             super().__init__(prompts, group, max_new_tokens)
             made.append(len(self.own.lengths))
 
-    monkeypatch.setattr(in_flight, "SHARING_PAYS", 1)
+    monkeypatch.setattr(in_flight, "SHARING_PAYS", 7)  # as many as PROMPTS' longest has
     monkeypatch.setattr(in_flight, "SharedPromptCache", Seen)
     return made
 
@@ -61,6 +61,23 @@ def test_logprobs_equal_the_training_forward_while_rows_leave(name: str, max_tok
     assert (len(seen) > 1) == (max_tokens == 80)
 
 
+@pytest.mark.parametrize("name", NATIVE)
+def test_in_bf16_log_probabilities_are_near_the_training_forward(name: str, seen: list[int]):
+    model = model_of(CONFIGS[name])
+    rollouts = Sampler(model, [2], dtype=torch.bfloat16).sample(PROMPTS, 4, 12)
+    assert seen == [20]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        scored = completion_logprobs(model, [rollout.tree for rollout in rollouts])
+    sampled = [value for rollout in rollouts for logprobs in rollout.logprobs for value in logprobs]
+    assert (scored.logprobs[scored.mask] - torch.tensor(sampled)).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize(("longest", "group", "shared"), [(7, 2, True), (6, 2, False), (7, 1, False)])
+def test_shared_where_it_pays(longest: int, group: int, shared: bool, seen: list[int]):
+    Sampler(model_of(CONFIGS["llama"]), [2]).sample([list(range(3, 3 + longest)), [1, 7]], group, 3)
+    assert seen == ([4] if shared else [])
+
+
 def test_behind_a_sliding_window_nothing_is_shared(seen: list[int]):
     Sampler(model_of(CONFIGS["mistral"]), [2]).sample(PROMPTS, 3, 4)
     assert seen == []
@@ -84,7 +101,7 @@ def test_no_prompt_is_copied_and_one_without_rows_goes():
 
 
 @pytest.mark.parametrize(("shares", "expected"), [(True, [7, 3]), (False, [5, 2])])
-def test_the_budget_counts_slots(shares: bool, expected: list[int]):
+def test_the_budget_counts_slots(shares: bool, expected: list[int], seen: list[int]):
     """The longest prompt has 7 tokens, a group 2 rows of 12 new ones: 7 + 2 * 12 slots where shared, else 2 * 19."""
     sampler = Sampler(model_of(CONFIGS["llama"]), [2])
     sampler.decoder.shares = shares

@@ -1,0 +1,64 @@
+"""README's table out of a file of results: `python -m benchmarks.table [benchmarks/results/<file>.json]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import RESULTS
+
+HEAD = """| | Treeline | tuned TRL | ratio | to TRL's defaults | peak memory | to tuned TRL's | to its defaults' |
+|---|---|---|---|---|---|---|---|"""
+LABELS = {
+    "sft": "SFT, 8 rows of HH-RLHF a step",
+    "reward_model": "Reward model, 4 pairs of HH-RLHF",
+    "dpo": "DPO, 4 pairs of HH-RLHF",
+    "kto": "KTO, the same pairs as 8 completions",
+    "rollout": "Sampling, 16 questions of GSM8K, 8 completions each, up to 64 tokens",
+    "rollout_short": "Sampling, 4 sums, 8 completions each, up to 32 tokens",
+    "grpo": "GRPO, the same 4 sums",
+    "rloo": "RLOO, the same",
+    "ppo": "PPO on 16 dialogues of HH-RLHF, all weights",
+    "ppo_lora": "PPO, the same, LoRA on one backbone",
+}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each work that was measured, in the order of LABELS."""
+    found = {(result["work"], result["peer_config"]): result for result in results}
+    rows = [row(label, name, found) for name, label in LABELS.items() if (name, "tuned") in found]
+    return "\n".join([HEAD, *rows])
+
+
+def row(label: str, name: str, found: dict[tuple[str, str], dict[str, Any]]) -> str:
+    speed, memory = found[name, "tuned"], found[f"{name}_memory", "tuned"]
+    others = [found.get((key, "default")) for key in (name, f"{name}_memory")]
+    default_speed, default_memory = (f"{other['ratio']:.2g}" if other else "-" for other in others)
+    cells = [
+        label, f"{number(speed['ours'])} {speed['unit']}", number(speed["peer"]), f"{speed['ratio']:.2g}",
+        default_speed, f"{memory['ours']:.1f} GiB", f"{memory['ratio']:.2g}", default_memory,
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def number(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def newest() -> Path:
+    """The last file of `benchmarks.bench`, whose name is a date and hardware."""
+    return max(
+        path for path in RESULTS.glob("*.json") if "-curve-" not in path.name and "-scaling-" not in path.name
+    )
+
+
+def main() -> None:
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
+    print(table(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main()

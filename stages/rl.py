@@ -14,7 +14,7 @@ from stages.data.base_model import BaseModel, read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.compiled import compile_layers
-from stages.models.load import add_adapter, load_model, save_model
+from stages.models.load import add_adapter, load_model, narrow_products, save_model
 from stages.models.one_backbone import attach_reward_model, shares_base
 from stages.models.reward_kinds import load_reward_model
 from stages.rewards.functions import FunctionReward
@@ -72,12 +72,14 @@ def make_parts(
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     policy = add_adapter(model, run.config.model).to(device)
+    dtype = torch.bfloat16 if settings.bf16 else torch.float32
 
     def learned() -> LearnedReward:
         if isinstance(policy, PeftModel) and shares_base(folder, sft):
             reward_model = attach_reward_model(policy, folder, trust_remote_code=trust).to(device)
         else:
             reward_model = load_reward_model(folder, trust_remote_code=trust).to(device)
+            narrow_products(reward_model.model, dtype)
             if run.config.model.torch_compile:
                 compile_layers(reward_model)
         return LearnedReward(reward_model, settings.max_tokens, bf16=settings.bf16)
@@ -86,7 +88,7 @@ def make_parts(
     return Parts(
         policy=policy,
         eos_token_ids=base.stop_token_ids,
-        sampler_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        dtype=dtype,
         rewards=Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
     )
 

@@ -21,7 +21,7 @@ class Parts:
 
     policy: nn.Module
     eos_token_ids: Sequence[int]
-    sampler_dtype: torch.dtype
+    dtype: torch.dtype  # that products are computed in, of training and sampling
     rewards: Rewards
 
     def __post_init__(self) -> None:
@@ -29,8 +29,8 @@ class Parts:
 
     @cached_property
     def reference(self) -> Reference:
-        return Reference(self.policy)
+        return Reference(self.policy, self.dtype)
 
     @cached_property
     def sampler(self) -> Sampler:
-        return Sampler(self.policy, self.eos_token_ids, dtype=self.sampler_dtype)
+        return Sampler(self.policy, self.eos_token_ids, dtype=self.dtype)

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from stages.models.compiled import compile_layers, compiled
+from stages.models.load import narrow_products
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
 from stages.packing import Tree
 
@@ -21,14 +22,15 @@ def adapters_off(policy: nn.Module) -> AbstractContextManager[None]:
 
 
 class Reference:
-    """With adapters: the policy itself with its adapters off, no copy. Without: a frozen copy, made at once.
+    """With adapters: the policy itself with its adapters off, no copy. Without: a frozen copy, made at once, its
+    products' weights in `dtype`, the precision that it is going to be run in.
 
     Not an nn.Module: it is neither trained nor saved nor sharded with the policy.
     """
 
-    def __init__(self, policy: nn.Module) -> None:
+    def __init__(self, policy: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         shared = isinstance(policy, PeftModel)
-        self.model = policy if shared else _frozen_copy(policy)
+        self.model = policy if shared else _frozen_copy(policy, dtype)
 
     @torch.no_grad()
     def logprobs(self, trees: Sequence[Tree], *, temperature: float, max_tokens: int) -> TokenLogprobs:
@@ -37,8 +39,9 @@ class Reference:
             return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)
 
 
-def _frozen_copy(policy: nn.Module) -> nn.Module:
+def _frozen_copy(policy: nn.Module, dtype: torch.dtype) -> nn.Module:
     found = copy.deepcopy(policy).eval().requires_grad_(False)
+    narrow_products(found, dtype)
     if compiled(policy):
         compile_layers(found)
     return found

@@ -33,6 +33,10 @@ class Decoder(Protocol):
         """Take over what training has changed since."""
         ...
 
+    def release(self) -> None:
+        """Give back what the next refresh makes anew."""
+        ...
+
     def states(
         self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache
     ) -> Float[Tensor, "rows new hidden"]:
@@ -58,6 +62,9 @@ class TransformersDecoder:
         if self.model is not self.source:
             for mine, theirs in zip(self.model.parameters(), self.source.parameters(), strict=True):
                 mine.copy_(theirs)
+
+    def release(self) -> None:
+        """Nothing: its copy stays."""
 
     def states(
         self, input_ids: Int[Tensor, "rows new"], cache: KeyValueCache

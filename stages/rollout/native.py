@@ -48,6 +48,11 @@ class NativeDecoder:
         for projection in self._projections():
             projection.refresh()
 
+    def release(self) -> None:
+        """Until the next refresh."""
+        for projection in self._projections():
+            projection.release()
+
     def states(self, input_ids: Int[Tensor, "rows new"], cache: Cache) -> Float[Tensor, "rows new hidden"]:
         """Hidden states of tokens that follow what `cache` holds; it stores them."""
         new = input_ids.shape[1]

@@ -43,6 +43,11 @@ class Projection:
         else:
             self.parts = [(weight, bias)]
 
+    def release(self) -> None:
+        """Let go of copies that the next refresh makes anew."""
+        if self.parts and self.parts[0][0].device.type == "cpu":
+            self.parts = []
+
     def __call__(self, states: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         states = states.to(self.dtype)
         outputs = [_linear(states, weight, bias) for weight, bias in self.parts]

@@ -64,6 +64,7 @@ class Sampler:
                     self.max_tokens,
                 )  # fmt: skip
             self.model.train(training)
+            self.decoder.release()
             return rollouts
 
     def _sample(

@@ -220,3 +220,17 @@ def test_adapters_leave_the_precision_of_their_input_to_autocast(base: Path):
         gradients.append([p.grad for p in policy.parameters() if p.requires_grad])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+def test_a_frozen_copy_in_bf16_gives_the_bits_of_its_policy_under_autocast():
+    policy = tiny_llama()
+    shake(policy)
+    reference = Reference(policy, torch.bfloat16)
+    trees = [tree([5, 6, 7], [8, 9], [10, 11, 12]), tree([13, 14], [15, 16, 17])]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = completion_logprobs(policy, trees, temperature=0.7).logprobs
+        found = reference.logprobs(trees, temperature=0.7, max_tokens=4096).logprobs
+    assert torch.equal(found, expected)
+    narrow = {name for name, weight in reference.model.named_parameters() if weight.dtype == torch.bfloat16}
+    assert len(narrow) == 7 * policy.config.num_hidden_layers and all("proj" in name for name in narrow)
+    assert all(weight.dtype == torch.float32 for weight in policy.parameters())

@@ -86,6 +86,16 @@ def test_copied_weights_follow_the_model():
     assert [r.tree for r in sampler.sample(PROMPTS, 1, 8, temperature=0.0)] == [r.tree for r in expected]
 
 
+def test_copied_weights_are_given_back_between_samplings():
+    sampler = Sampler(model_of("llama"), [2], dtype=torch.float64)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        found.append([rollout.tree for rollout in sampler.sample(PROMPTS, 2, 8)])
+        assert not any(projection.parts for projection in sampler.decoder._projections())  # type: ignore[attr-defined]
+    assert found[0] == found[1]
+
+
 def test_draw_has_the_frequencies_of_the_distribution():
     torch.manual_seed(0)
     logits = torch.tensor([0.7, 0.2, 0.1]).log()

@@ -64,16 +64,9 @@ def _attention_backward(
 
 
 @_attention_backward.register_fake
-def _(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    normalizer: Tensor,
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _(_gradient: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = (each.new_empty(each.shape) for each in inputs[:3])
+    return query, key, value
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

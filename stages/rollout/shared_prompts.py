@@ -94,18 +94,18 @@ class SharedPromptCache:
         places = {
             row: prompt * width + place for prompt, rows in members.items() for place, row in enumerate(rows)
         }
+        self._longest = self.prompts.width(0)  # read once here, not in every layer of every step
         self._prompt_of, self._members, self._place_of = (
             torch.tensor(indices, dtype=torch.long, device=self.own.lengths.device)
             for indices in (prompts, padded, [places[row] for row in range(len(prompts))])
         )
 
     def _prompt(self, layer: int) -> tuple[Tensor, Tensor]:
-        width = self.prompts.width(0)
         keys, values = self.prompts.keys[layer], self.prompts.values[layer]
-        return keys[:, :width].transpose(1, 2), values[:, :width].transpose(1, 2)
+        return keys[:, : self._longest].transpose(1, 2), values[:, : self._longest].transpose(1, 2)
 
     def _visible_prompt(self, _window: int | None) -> Bool[Tensor, "prompts 1 1 width"]:
-        slots = torch.arange(self.prompts.width(0), device=self.prompts.lengths.device)
+        slots = torch.arange(self._longest, device=self.prompts.lengths.device)
         return (slots < self.prompts.lengths[:, None])[:, None, None]
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.data import CACHE, in_order, prepare, read_rows
 from benchmarks.results import results_path
 from benchmarks.sides import Run, run_ours, run_peer
-from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
+from benchmarks.works import CONFIGS, DTYPE, WARM_UP, WORKS, Work
 
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[di
         (f"{work.name}_memory", "GiB", lambda run: run.memory),
     )
     return [
-        {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
+        {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config, "dtype": DTYPE}
         | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
         for name, unit, value in quantities
     ]

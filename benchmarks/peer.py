@@ -82,9 +82,10 @@ def main():
     online = work in ("grpo", "rloo")
     generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
     config = config_class(
-        output_dir=job["output"], use_cpu=True, bf16=True, max_steps=job["steps"], learning_rate=job["learning_rate"],
-        lr_scheduler_type="constant", per_device_train_batch_size=job["batch"] * generations, logging_steps=1,
-        report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **job["config"],
+        output_dir=job["output"], use_cpu=True, bf16=job["bf16"], max_steps=job["steps"],
+        learning_rate=job["learning_rate"], lr_scheduler_type="constant",
+        per_device_train_batch_size=job["batch"] * generations, logging_steps=1, report_to=[], save_strategy="no",
+        seed=0, disable_tqdm=True, **job["config"],
     )  # fmt: skip
     kind = AutoModelForSequenceClassification if work == "reward_model" else AutoModelForCausalLM
     extra = {"num_labels": 1} if work == "reward_model" else {}

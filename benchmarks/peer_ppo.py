@@ -11,10 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["ACCELERATE_MIXED_PRECISION"] = (
-    "bf16"  # as `accelerate launch` does: the config's bf16 reaches nothing
-)
-
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -69,6 +65,8 @@ def tokenized(rows, tokenizer):
 
 def main():
     job = json.loads(Path(sys.argv[1]).read_text())
+    # as `accelerate launch` does: the config's bf16 reaches nothing
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if job["bf16"] else "no"
     options = dict(job["config"])
     frozen_bf16, lora = options.pop("frozen_bf16", False), options.pop("lora", None)
     tokenizer = AutoTokenizer.from_pretrained(job["model"], padding_side="left")
@@ -80,7 +78,7 @@ def main():
     clock = Clock()
     trainer = PPOTrainer(
         args=PPOConfig(
-            output_dir=job["output"], use_cpu=True, bf16=True, total_episodes=job["steps"] * job["batch"],
+            output_dir=job["output"], use_cpu=True, bf16=job["bf16"], total_episodes=job["steps"] * job["batch"],
             per_device_train_batch_size=job["batch"], learning_rate=job["learning_rate"],
             lr_scheduler_type="constant", stop_token="eos", num_sample_generations=0, logging_steps=1,
             report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **options,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.works import BF16
 from stages.algorithms.batch import Batch
 from stages.losses.language_modeling import negative_log_likelihood
 from stages.models.hidden import probe
@@ -55,7 +56,7 @@ def _measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
     )
     probe(model)
     trees = random_trees(shape)
-    meter = Meter(model, device, shape.tokens, bf16=True)
+    meter = Meter(model, device, shape.tokens, bf16=BF16)
     loss = {"trees": tree_loss, "padded rows": padded_loss}[side](model, trees)
     passes = [_pass(model, loss, trees, meter) for _ in range(repeats + 1)][1:]  # the first warms up
     seconds, mfu = (statistics.median(values) for values in zip(*passes, strict=True))
@@ -72,7 +73,7 @@ def _pass(
     model.zero_grad()
     meter.count(Batch([], trees))
     with meter.phase("training"):
-        with torch.autocast(meter.device.type, torch.bfloat16):
+        with torch.autocast(meter.device.type, torch.bfloat16, enabled=BF16):
             total = loss()
         total.backward()
     metrics = meter.step()

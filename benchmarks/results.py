@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from stages.machine import multiplies_in_bf16
+
 RESULTS = Path(__file__).resolve().parent / "results"
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -37,7 +39,8 @@ def hardware() -> str:
     """A short name of this machine."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name().replace(" ", "-")
-    return f"{len(os.sched_getaffinity(0))}-core-{platform.machine()}"
+    cores, kind = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
+    return f"{cores}-core-{platform.machine()}-{kind.lower()}" + ("-bf16" if multiplies_in_bf16() else "")
 
 
 def save(name: str, numbers: Any, panels: Sequence[Panel]) -> Path:

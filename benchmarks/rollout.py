@@ -1,7 +1,8 @@
-"""Sampling alone: the sampler, or transformers' `generate`, on the same prompts with the same bf16 weights.
+"""Sampling alone: the sampler, or transformers' `generate`, on the same prompts with the same weights and precision.
 
 Run as `python -m benchmarks.rollout ours|generate <job.json>`. A job holds the folder of the prepared data, how many
-prompts a step takes and how many steps there are, how many completions of a prompt, and of how many tokens at most.
+prompts a step takes and how many steps there are, the precision, how many completions of a prompt, and of how many
+tokens at most.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from stages.rollout.sampler import Sampler
 Prompts = list[list[int]]
 
 
-def with_sampler(folder: Path, stops: list[int], group: int, new_tokens: int) -> Callable[[Prompts], int]:
+def with_sampler(
+    folder: Path, dtype: torch.dtype, stops: list[int], group: int, new_tokens: int
+) -> Callable[[Prompts], int]:
     keep_freed_memory()
-    sampler = Sampler(load_model(folder), stops, dtype=torch.bfloat16)
+    sampler = Sampler(load_model(folder), stops, dtype=dtype)
 
     def sample(prompts: Prompts) -> int:
         rollouts = sampler.sample(prompts, group, new_tokens, 1.0)
@@ -36,8 +39,10 @@ def with_sampler(folder: Path, stops: list[int], group: int, new_tokens: int) ->
     return sample
 
 
-def with_generate(folder: Path, stops: list[int], group: int, new_tokens: int) -> Callable[[Prompts], int]:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+def with_generate(
+    folder: Path, dtype: torch.dtype, stops: list[int], group: int, new_tokens: int
+) -> Callable[[Prompts], int]:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     pad = AutoTokenizer.from_pretrained(folder).pad_token_id
 
     def sample(prompts: Prompts) -> int:
@@ -63,7 +68,9 @@ def main() -> None:
     stops = json.loads((folder / "model.json").read_text())["stop_token_ids"]
     prompts = [example.tree.prompt.input_ids for example in read_examples(folder / "prompt.jsonl")]
     make = with_sampler if side == "ours" else with_generate
-    sample = make(folder / "model", stops, job["num_generations"], job["max_new_tokens"])
+    sample = make(
+        folder / "model", getattr(torch, job["dtype"]), stops, job["num_generations"], job["max_new_tokens"]
+    )
     seconds, tokens = [], []
     for step in range(job["steps"]):
         torch.manual_seed(step)

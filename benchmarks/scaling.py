@@ -2,7 +2,8 @@
 
 length: sequences of 64 to 2048 tokens, as many as make up `--tokens`. group: a prompt of 256 tokens with 1 to 16
 completions of 64, sixteen completions in all. size: models of 1 to 135 million parameters, with `--large` also Qwen3's
-0.6 and 1.7 billion. Weights and tokens are random, half of a sequence is its prompt, the precision is bf16 autocast.
+0.6 and 1.7 billion. Weights and tokens are random, half of a sequence is its prompt, the precision is bf16
+autocast where the hardware has it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.works import ENVIRONMENTS, OURS, WARM_UP, Work
+from benchmarks.works import BF16, DTYPE, ENVIRONMENTS, OURS, WARM_UP, Work
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
 from stages.workspace import REFERENCES
@@ -89,7 +89,7 @@ def run_peer(
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
         "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
-        "tokens": tokens,
+        "tokens": tokens, "bf16": BF16,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -102,7 +102,7 @@ def run_peer(
 
 
 def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str]) -> Run:
-    job = {"folder": str(folder), "batch": work.batch, "steps": work.steps} | work.settings
+    job = {"folder": str(folder), "batch": work.batch, "steps": work.steps, "dtype": DTYPE} | work.settings
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(path)], environment)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.machine import KEEP
+from stages.machine import KEEP, multiplies_in_bf16
 
 WARM_UP = 2  # steps in which each side takes its memory from the system
-# SmolLM2-135M-Instruct, fp32 weights, bf16 autocast, AdamW: the same on both sides.
-OURS = {"bf16": True, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+# SmolLM2-135M-Instruct, fp32 weights, AdamW, and bf16 autocast where the hardware has it: the same on both sides.
+BF16 = multiplies_in_bf16()
+DTYPE = "bfloat16" if BF16 else "float32"
+OURS = {"bf16": BF16, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
 # TRL as tuned as it goes on a CPU: no recomputation, fused optimizer, no dataloader workers to wait for.
 CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
@@ -91,7 +93,7 @@ PPO_PEER = {
     "num_mini_batches": 2,
 }
 # Beside the config: what samples or only scores computes in bf16, which this trainer leaves in float32.
-PPO_TUNED = {"frozen_bf16": True}
+PPO_TUNED = {"frozen_bf16": BF16}
 PPO_TRL: dict[str, Any] = {
     "peer_version": "1.12.0",
     "peer_script": "peer_ppo.py",

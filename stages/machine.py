@@ -55,3 +55,12 @@ def _is_ours_to_set() -> bool:
 def trains_on_gpu() -> bool:
     """A CUDA GPU is there, and the launch has not chosen the CPU."""
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def multiplies_in_bf16() -> bool:
+    """Whether the device that trains has bfloat16 in hardware. A CPU without it emulates: ten times slower than
+    float32."""
+    if trains_on_gpu():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one on ARM

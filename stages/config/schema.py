@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from stages.machine import multiplies_in_bf16
 
 # Those of transformers' schedules that need nothing but a number of steps.
 SchedulerName = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+def _resolve(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError("write true, false or auto")
+    return multiplies_in_bf16() if value == "auto" else value
+
+
+Bf16 = Annotated[bool, BeforeValidator(_resolve)]  # written as true, false or auto, and read as a bool
 
 
 class Settings(BaseModel):
@@ -31,7 +42,7 @@ class TrainingSettings(Settings):
     max_steps: int = Field(ge=-1)
     batch_size: int = Field(ge=1)
     max_tokens: int = Field(ge=1)
-    bf16: bool
+    bf16: Bf16
     gradient_checkpointing: bool
     eval_steps: int = Field(ge=0)
     max_eval_samples: int | None = Field(ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.config.schema import Settings
+from stages.config.schema import Bf16, Settings
 
 
 class EvaluateSettings(Settings):
@@ -14,7 +14,7 @@ class EvaluateSettings(Settings):
     temperature: float = Field(ge=0)
     max_new_tokens: int = Field(ge=1)
     max_tokens: int = Field(ge=1)
-    bf16: bool
+    bf16: Bf16
     bootstrap_samples: int = Field(ge=100)
     confidence: float = Field(gt=0, lt=1)
     num_samples: int = Field(ge=0)

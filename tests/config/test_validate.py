@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 
 from stages.config.compose import ROOT, compose_config
 from stages.config.errors import UserError
-from stages.config.validate import needs_reward_model, validate
+from stages.config.schema import TrainingSettings
+from stages.config.validate import needs_reward_model, read, validate
+from stages.evaluation.settings import EvaluateSettings
+from stages.machine import multiplies_in_bf16
 
 OWN = OmegaConf.load(ROOT / "params.yaml")
 
@@ -57,7 +60,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("sft.learning_rate", float("inf"), "sft.learning_rate: Input should be a finite number"),
     ("sft.learning_rate", "1e-4", "sft.learning_rate: Input should be a valid number (it is '1e-4')"),
     ("sft.batch_size", 1.5, "sft.batch_size: Input should be a valid integer (it is 1.5)"),
-    ("sft.bf16", "yes", "sft.bf16: Input should be a valid boolean (it is 'yes')"),
+    ("sft.bf16", "yes", "sft.bf16: write true, false or auto (it is 'yes')"),
     ("sft.lr_scheduler_type", "cosin", "sft.lr_scheduler_type: Input should be 'linear', 'cosine'"),
     (
         "reward_model.warmup_ratio",
@@ -123,3 +126,15 @@ def test_an_empty_reward_of_an_algorithm_that_is_not_chosen_passes(root: Path) -
 def test_when_a_reward_model_is_trained(algorithm: str, rewards: dict[str, float], needed: bool) -> None:
     config = OmegaConf.create({"rl": {"algo": algorithm, algorithm: {"rewards": rewards}}})
     assert needs_reward_model(config) is needed
+
+
+@pytest.mark.parametrize("value", [True, False, "auto"])
+def test_bf16_is_a_bool_once_it_is_read(root: Path, value: bool | str) -> None:
+    params = OmegaConf.merge(OWN, {"sft": {"bf16": value}, "evaluate": {"bf16": value}})
+    OmegaConf.save(params, root / "params.yaml")
+    config = compose_config()
+    found = {
+        read(config, "sft", TrainingSettings).bf16,
+        read(config, "evaluate", EvaluateSettings).bf16,
+    }
+    assert found == {multiplies_in_bf16() if value == "auto" else value}

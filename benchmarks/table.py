@@ -49,10 +49,14 @@ def number(value: float) -> str:
 
 
 def newest() -> Path:
-    """The last file of `benchmarks.bench`, whose name is a date and hardware."""
-    return max(
-        path for path in RESULTS.glob("*.json") if "-curve-" not in path.name and "-scaling-" not in path.name
-    )
+    """The last file of `benchmarks.bench` that has every work; its name is a date and hardware."""
+    return max(path for path in RESULTS.glob("*.json") if works_of(path) >= set(LABELS))
+
+
+def works_of(path: Path) -> set[str]:
+    """Those that a file has results of. Curves and scaling have none."""
+    content = json.loads(path.read_text())
+    return {row["work"] for row in content if "work" in row} if isinstance(content, list) else set()
 
 
 def main() -> None:

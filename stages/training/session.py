@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
@@ -14,6 +15,8 @@ from stages.data.examples import Example, read_examples
 from stages.training.loop import Schedule, train
 from stages.workspace import REFERENCES, Stage
 
+log = logging.getLogger(__name__)
+
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """Accelerate as the launch says, in the precision that the config says. Raises UserError where a step's examples
@@ -24,6 +27,7 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
             f"params.yaml: batch_size {settings.batch_size} cannot be shared out over {accelerator.num_processes} "
             f"processes; it must be a multiple of {accelerator.num_processes}"
         )
+    log.info("computing on %s in %s", accelerator.device, "bfloat16" if settings.bf16 else "float32")
     return accelerator
 
 

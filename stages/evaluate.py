@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
 from stages.config.errors import UserError
+from stages.config.validate import read
 from stages.data.base_model import read_base_model
 from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
@@ -25,6 +26,7 @@ from stages.evaluation.measure import Measurer, Source
 from stages.evaluation.metrics import Answer, Metrics, RowLoss, flips, summarize
 from stages.evaluation.report import Report
 from stages.evaluation.samples import sample_rows, write_csv, write_markdown
+from stages.evaluation.settings import EvaluateSettings
 from stages.models.reward_kinds import load_reward_model
 from stages.rewards.check import check_columns
 from stages.rewards.functions import FunctionReward
@@ -43,32 +45,36 @@ def main(run: Stage) -> None:
 
 def evaluate(run: Stage) -> Metrics | None:
     """Measure, summarize and write into `run.output`. None on every rank but the first."""
-    config = run.config
-    prompts = held_out(run.input("prepare") / "prompt_test.jsonl", config)
-    demonstrations = held_out(run.input("prepare") / "sft_test.jsonl", config)
-    check_columns(config.data.verifier, prompts)
-    answers, losses = measure(run, prompts, demonstrations)
+    settings = read(run.config, "evaluate", EvaluateSettings)
+    prompts = held_out(run.input("prepare") / "prompt_test.jsonl", settings.num_prompts)
+    demonstrations = held_out(run.input("prepare") / "sft_test.jsonl", settings.num_prompts)
+    check_columns(run.config.data.verifier, prompts)
+    answers, losses = measure(run, settings, prompts, demonstrations)
     if not run.is_main:
         return None
-    settings = config.evaluate
-    bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, config.seed)
+    bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, run.config.seed)
     metrics = summarize(answers, losses, bootstrap)
-    write(run, metrics, prompts, answers)
+    write(run, settings, metrics, prompts, answers)
     return metrics
 
 
-def write(run: Stage, metrics: Metrics, prompts: Sequence[Example], answers: dict[str, list[Answer]]) -> None:
+def write(
+    run: Stage,
+    settings: EvaluateSettings,
+    metrics: Metrics,
+    prompts: Sequence[Example],
+    answers: dict[str, list[Answer]],
+) -> None:
     """metrics.json, samples, the report; and all of it to the tracker, which writes curves.csv."""
-    config = run.config
     curves = stage_curves({stage: run.input(stage) for stage in TRAINED})
-    samples = sample_rows(prompts, answers, config.evaluate.num_samples)
+    samples = sample_rows(prompts, answers, settings.num_samples)
     page = Report(
-        facts=facts(config, len(prompts)),
+        facts=facts(run.config, len(prompts)),
         metrics=metrics,
         curves=curves,
         samples=samples,
         flips=flips(answers["rl"], answers["sft"]),
-        confidence=config.evaluate.confidence,
+        confidence=settings.confidence,
     )
     (run.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (run.output / "report.html").write_text(page.html(), encoding="utf-8")
@@ -85,7 +91,7 @@ def write(run: Stage, metrics: Metrics, prompts: Sequence[Example], answers: dic
 
 
 def measure(
-    run: Stage, prompts: Sequence[Example], demonstrations: Sequence[Example]
+    run: Stage, settings: EvaluateSettings, prompts: Sequence[Example], demonstrations: Sequence[Example]
 ) -> tuple[dict[str, list[Answer]], dict[str, list[RowLoss]]]:
     """Every model's answers and losses. Each rank takes every n-th row; the first gets them all."""
     state = PartialState()
@@ -97,28 +103,29 @@ def measure(
         "sft": Source(run.input("sft") / "model", None, base.trust_remote_code),
         "rl": Source(run.input("rl") / "model", None, base.trust_remote_code),
     }
-    measurer = Measurer(run.config.evaluate, base.stop_token_ids, run.config.seed, device)
+    measurer = Measurer(settings, base.stop_token_ids, run.config.seed, device)
     measured, kl = measurer.policies(sources, prompts, demonstrations)
-    judge = make_judge(run, device, base.trust_remote_code)
+    judge = make_judge(run, settings, device, base.trust_remote_code)
     answers = {name: gathered(judge(prompts, measured[name], kl[name]), state) for name in sources}
     return answers, {name: gathered(measured[name].losses, state) for name in sources}
 
 
-def make_judge(run: Stage, device: torch.device, trust_remote_code: bool) -> Judge:
+def make_judge(
+    run: Stage, settings: EvaluateSettings, device: torch.device, trust_remote_code: bool
+) -> Judge:
     """The verifier that the config names, and the reward model unless its stage wrote only a marker."""
     tokenizer = load_tokenizer(run.input("sft") / "model", trust_remote_code=trust_remote_code)
     name, folder = run.config.data.verifier, run.input("reward_model") / "model"
     verifier = FunctionReward(name, tokenizer) if name else None
     if not folder.exists():
         return Judge(tokenizer, verifier, None)
-    settings = run.config.evaluate
     model = load_reward_model(folder, trust_remote_code=trust_remote_code).to(device)
     return Judge(tokenizer, verifier, LearnedReward(model, settings.max_tokens, bf16=settings.bf16))
 
 
-def held_out(path: Path, config: DictConfig) -> list[Example]:
-    """The first evaluate.num_prompts rows of a held-out file."""
-    examples = read_examples(path)[: config.evaluate.num_prompts]
+def held_out(path: Path, num_prompts: int | None) -> list[Example]:
+    """The first `num_prompts` rows of a held-out file; None is all."""
+    examples = read_examples(path)[:num_prompts]
     if not examples:
         raise UserError(f"{path} has no rows to evaluate on; set data.test_size")
     return examples

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from stages.data.examples import Example
 from stages.evaluation.metrics import RowLoss
+from stages.evaluation.settings import EvaluateSettings
 from stages.losses.kl import k1
 from stages.models.load import load_model
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
@@ -46,7 +46,9 @@ class Measured:
 class Measurer:
     """Measures models on one device with the `evaluate` settings; each starts from the same random state."""
 
-    def __init__(self, settings: Any, stop_token_ids: Sequence[int], seed: int, device: torch.device) -> None:
+    def __init__(
+        self, settings: EvaluateSettings, stop_token_ids: Sequence[int], seed: int, device: torch.device
+    ) -> None:
         self.settings = settings
         self.stop_token_ids = stop_token_ids
         self.seed = seed

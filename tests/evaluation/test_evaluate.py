@@ -139,7 +139,7 @@ def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
 
 def test_the_same_seed_writes_the_same_bytes(project: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        run = stage(project, tmp_path / name)
+        run = stage(project, tmp_path / name, "evaluate.bf16=auto")
         evaluate(run)
         run.tracker.finish()
     files = sorted(path.name for path in (tmp_path / "one").iterdir())

@@ -33,6 +33,7 @@ def test_the_door_says_what_is_missing(
     cuda: bool, cpu_launch: str, message: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setenv("ACCELERATE_USE_CPU", cpu_launch)
     monkeypatch.setattr(liger, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape(message)) as error:
@@ -42,6 +43,7 @@ def test_the_door_says_what_is_missing(
 
 def test_the_door_opens_where_both_are_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(liger, "find_spec", lambda name: object())
     validate(compose_config(["model.liger=true"]))

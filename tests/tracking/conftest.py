@@ -47,8 +47,9 @@ def runs(project: Path) -> dict[str, Run]:
 
 
 def waiting(project: Path) -> list[str]:
-    """The runs in the spool."""
-    return [path.name for path in (project / ".spool").iterdir() if path.is_dir()]
+    """The runs in the spool; a hidden one is delivered, and about to be removed."""
+    folders = [path for path in (project / ".spool").iterdir() if path.is_dir()]
+    return [path.name for path in folders if not path.name.startswith(".")]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:

@@ -27,7 +27,8 @@ repro: $(READY) ## run what has changed of the pipeline, then print the results 
 
 test: $(READY_DEV) ## lint, types, and every test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@# Two files at a time, on a core each: most of a test is the start of a process.
+	@OMP_NUM_THREADS=1 TREELINE_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for another port)
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port $(PORT)

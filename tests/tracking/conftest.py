@@ -48,8 +48,7 @@ def runs(project: Path) -> dict[str, Run]:
 
 def waiting(project: Path) -> list[str]:
     """The runs in the spool; a hidden one is delivered, and about to be removed."""
-    folders = [path for path in (project / ".spool").iterdir() if path.is_dir()]
-    return [path.name for path in folders if not path.name.startswith(".")]
+    return [path.name for path in (project / ".spool").glob("[!.]*/")]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:

@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.models.block import keep_less
 from stages.models.compiled import compile_layers
 from stages.models.hidden import backbone, probe
 from stages.models.liger import apply_liger
@@ -39,6 +40,7 @@ def load_model(
     else:
         model = kind.from_pretrained(path, revision=revision or "main", dtype=torch.float32, **options)
     disable_dropout(model)
+    keep_less(model)
     probe(model)
     return model
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.works import WARM_UP
 from stages.data.examples import read_examples
-from stages.machine import keep_freed_memory, use_all_cores
+from stages.machine import use_all_cores
 from stages.models.load import load_model
 from stages.rollout.sampler import Sampler
 
@@ -29,7 +29,6 @@ Prompts = list[list[int]]
 def with_sampler(
     folder: Path, dtype: torch.dtype, stops: list[int], group: int, new_tokens: int
 ) -> Callable[[Prompts], int]:
-    keep_freed_memory()
     sampler = Sampler(load_model(folder), stops, dtype=dtype)
 
     def sample(prompts: Prompts) -> int:

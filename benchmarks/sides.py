@@ -46,7 +46,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     The reference of dpo and kto is computed before the first step: its seconds are shared out over the steps.
     """
     if work.stage == "rollout":
-        return _run_rollout("ours", work, folder, {})
+        return _run_rollout("ours", work, folder, ENVIRONMENTS["tuned"])
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
     values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.machine import KEEP, multiplies_in_bf16
+from stages.heap import environment
+from stages.machine import multiplies_in_bf16
 
 WARM_UP = 2  # steps in which each side takes its memory from the system
 # SmolLM2-135M-Instruct, fp32 weights, AdamW, and bf16 autocast where the hardware has it: the same on both sides.
@@ -17,10 +18,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
     "default": {},
 }
-# What our stages ask of glibc for themselves (stages/machine.py): otherwise the kernel clears pages for the peer half
-# of the time.
-TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, (_, value) in KEEP.items())
-ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": {"GLIBC_TUNABLES": TUNABLES}, "default": {}}
+# Our stages start themselves with another allocator (stages/heap.py); without it the kernel clears pages for the peer
+# half of the time.
+ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": environment(), "default": {}}
 
 
 @dataclass(frozen=True)

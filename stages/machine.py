@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 
 import torch
 from accelerate.utils import parse_flag_from_env
-
-# glibc.malloc's names, their numbers in mallopt(3), and values: no tensor is mapped by itself, the heap grows by
-# 256 MiB and shrinks where 2 GiB at its end are free
-KEEP = {"mmap_max": (-4, 0), "top_pad": (-2, 256 * 2**20), "trim_threshold": (-1, 2**31 - 1)}
 
 
 def use_all_cores() -> None:
@@ -26,30 +20,6 @@ def use_all_cores() -> None:
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cores = ours // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(wish or max(1, cores))
-
-
-def keep_freed_memory() -> None:
-    """Where tensors live in main memory: what one frees, the next one takes.
-
-    glibc hands the memory of a large tensor back at once, and the kernel clears each page of it anew when the next
-    tensor touches it: up to a third of a training step. Other C libraries are left as they are, and so is one that
-    GLIBC_TUNABLES or a preloaded allocator already speaks for.
-    """
-    if _is_ours_to_set():
-        libc = ctypes.CDLL(None)
-        for option, value in KEEP.values():
-            libc.mallopt(option, value)
-
-
-def give_back_freed_memory() -> None:
-    """Now and then: blocks of many lengths split the heap, and what is kept would grow slowly."""
-    if _is_ours_to_set():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _is_ours_to_set() -> bool:
-    chosen = "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
-    return platform.libc_ver()[0] == "glibc" and not chosen and not trains_on_gpu()
 
 
 def trains_on_gpu() -> bool:

@@ -18,7 +18,7 @@ from stages.algorithms.batch import Batch
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example, write_examples
 from stages.distributed import sum_over_ranks
-from stages.machine import give_back_freed_memory
+from stages.heap import give_back_freed_memory
 from stages.training.checkpoints import Checkpoints
 from stages.training.meter import Meter
 from stages.training.optimizer import make_optimizer, make_scheduler

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.heap import environment
+from stages.heap import mimalloc_environment
 from stages.machine import multiplies_in_bf16
 
 WARM_UP = 2  # steps in which each side takes its memory from the system
@@ -20,7 +20,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 # Our stages start themselves with another allocator (stages/heap.py); without it the kernel clears pages for the peer
 # half of the time.
-ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": environment(), "default": {}}
+ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": mimalloc_environment(), "default": {}}
 
 
 @dataclass(frozen=True)

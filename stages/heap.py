@@ -16,30 +16,37 @@ from pathlib import Path
 LIBRARY = "cmeel.prefix/lib/libmimalloc.so"
 # What is freed stays with the process, in practice until give_back_freed_memory(): an hour, in milliseconds.
 KEEP = {"MIMALLOC_PURGE_DELAY": "3600000"}
-# Whoever sets one of these has an allocator of his own in mind.
-CHOICES = ("LD_PRELOAD", "GLIBC_TUNABLES")
-GPU = Path("/dev/nvidiactl")
+# Whoever sets one of these has an allocator of their own in mind, or it is the second start.
+CHOICES = ("LD_PRELOAD", "GLIBC_TUNABLES", *KEEP)
+GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 
 
-def environment() -> dict[str, str]:
-    """What a process is to be started with, beside what it has; empty where the allocator is not installed."""
+def mimalloc_environment() -> dict[str, str]:
+    """What a process is to be started with, beside what it has; empty where that cannot be."""
     try:
         library = Path(str(distribution("cmeel-mimalloc").locate_file(LIBRARY)))
     except PackageNotFoundError:
         return {}
-    return {"LD_PRELOAD": str(library), **KEEP} if library.exists() else {}
+    # the loader takes spaces and colons for the ends of names
+    sound = library.exists() and not set(" :") & set(str(library))
+    return {"LD_PRELOAD": str(library), **KEEP} if sound else {}
 
 
 def restart_with_mimalloc() -> None:
     """Where `python -m stages.<stage>` has just begun, begin it again with it, in the same process: some 50 ms.
 
-    Nothing happens where a stage is only imported, where the user chose an allocator, or where tensors are on a GPU.
+    Nothing happens where a stage is only imported, where the user chose an allocator, or where tensors may be on a GPU.
     """
     begins = sys.argv[:1] == ["-m"] and any(name.startswith("stages.") for name in sys.orig_argv)
-    ours = not any(name in os.environ for name in CHOICES) and not GPU.exists()
-    if begins and ours and (wanted := environment()):
+    chosen = any(name in os.environ for name in CHOICES)
+    if begins and not chosen and not _may_use_gpu() and (wanted := mimalloc_environment()):
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _may_use_gpu() -> bool:
+    """As far as can be told without torch: one is there, and Accelerate has not been told to leave it."""
+    return any(path.exists() for path in GPUS) and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
 
 
 def give_back_freed_memory() -> None:

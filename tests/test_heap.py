@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from stages import heap
 from stages.config.compose import ROOT
-from stages.heap import CHOICES, GPU, environment
+from stages.heap import CHOICES, mimalloc_environment
 
 START = """
 import resource
@@ -56,32 +58,33 @@ SITE = """
 import os, sys
 if sys.argv[0] == "-m" or sys.argv[0] == "-c":
     print("begins:", "mimalloc" in os.environ.get("LD_PRELOAD", ""), file=sys.stderr)
+if "DROP" in os.environ:
+    os.environ.pop("LD_PRELOAD", None)
 """
-MINE = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
+CPU = {"ACCELERATE_USE_CPU": "true"}  # where there is a GPU too
 
-on_linux = pytest.mark.skipif(
-    sys.platform != "linux" or GPU.exists(), reason="tensors that live in main memory, on Linux"
-)
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there it is another library's work")
 
 
 @on_linux
 def test_the_memory_of_a_freed_tensor_serves_the_next() -> None:
-    assert int(printed(TAKE, environment())) * 3 < int(printed(TAKE, {}))
+    assert int(printed(TAKE, mimalloc_environment())) * 3 < int(printed(TAKE, {}))
 
 
 @on_linux
 def test_a_tensor_finds_room_where_another_of_its_size_was() -> None:
     lives = 150 * 4.5
-    assert 0.98 * lives < int(printed(FIND_ROOM, environment())) < 1.2 * lives
+    assert 0.98 * lives < int(printed(FIND_ROOM, mimalloc_environment())) < 1.2 * lives
 
 
 @on_linux
 def test_what_is_kept_can_be_given_back() -> None:
-    kept, given = map(int, printed(GIVE_BACK, environment()).split())
+    kept, given = map(int, printed(GIVE_BACK, mimalloc_environment()).split())
     assert abs(kept) < 16
     assert given > 96
 
 
+@on_linux
 def test_without_it_there_is_nothing_to_give_back() -> None:
     assert abs(int(printed(GIVE_BACK, {}).split()[1])) < 16
 
@@ -92,7 +95,10 @@ def test_without_it_there_is_nothing_to_give_back() -> None:
     [
         (["-m", "stages.heap"], {}, [False, True]),
         (["-O", "-m", "stages.heap"], {}, [False, True]),
-        (["-m", "stages.heap"], MINE, [False]),
+        (["-m", "stages.heap"], {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, [False]),
+        (["-m", "stages.heap"], {"LD_PRELOAD": ""}, [False]),
+        (["-m", "stages.heap"], {"MIMALLOC_PURGE_DELAY": "5"}, [False]),
+        (["-m", "stages.heap"], {"DROP": "as a hardened loader would"}, [False, True]),  # once, and no more
         (["-c", "import stages.heap"], {}, [False]),
         (["-m", "platform"], {}, [False]),
     ],
@@ -101,8 +107,34 @@ def test_a_stage_begins_again_with_it_unless_the_user_chose(
     command: list[str], own: dict[str, str], seen: list[bool], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITE)
-    told = run([sys.executable, *command], own | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}).stderr
+    told = run([sys.executable, *command], CPU | own | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}).stderr
     assert [line for line in told.splitlines() if "begins" in line] == [f"begins: {value}" for value in seen]
+
+
+def test_a_path_that_the_loader_cannot_read_is_not_given_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, sound in (("plain", True), ("with space", False), ("with:colon", False)):
+        library = tmp_path / name / "libmimalloc.so"
+        library.parent.mkdir()
+        library.touch()
+        where = SimpleNamespace(locate_file=lambda _, library=library: library)
+        monkeypatch.setattr(heap, "distribution", lambda _, where=where: where)
+        assert bool(mimalloc_environment()) == sound
+
+
+def test_a_gpu_is_left_alone_unless_the_launch_chose_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for there, cpu, left in (
+        (False, "", False),
+        (True, "", True),
+        (True, "true", False),
+        (True, "True", False),
+    ):
+        monkeypatch.setattr(heap, "GPUS", (tmp_path if there else tmp_path / "none",))
+        monkeypatch.setenv("ACCELERATE_USE_CPU", cpu)
+        assert heap._may_use_gpu() == left
 
 
 def printed(code: str, own: dict[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 What autograd keeps of them as transformers writes them is over half of a block's activations: here a norm keeps its
 input and one number per token, and a gated MLP its two branches, whose product is made again when it is needed.
+
+States are [*batch, hidden] throughout; not in types, whose checks in the tests a compiler cannot trace.
 """
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ GATED_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) * weight (Zhang and Sennrich 2019, eq. 4), of float32, as `dtype`."""
+    """x / rms(x) * weight (Zhang and Sennrich 2019, eq. 4), as `dtype`."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -31,15 +33,15 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """With n = x / rms(x) and g = gradient * weight: dx = (g - n * mean(g * n)) / rms(x)."""
         states, weight, scale = ctx.saved_tensors
         normal = states * scale
         weighted = normal * gradient
         with torch.autocast(states.device.type, enabled=False):  # it would take this product in bf16
-            shift = (weighted @ weight).div_(-states.shape[-1]).unsqueeze(-1)
+            shift = torch.mv(weighted.flatten(0, -2), weight).div_(-states.shape[-1]).view_as(scale)
         found = (gradient * weight).addcmul_(normal, shift).mul_(scale)
-        return found, weighted.flatten(0, -2).sum(0), None, None
+        return found, weighted.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -57,62 +59,99 @@ class _Gated(torch.autograd.Function):
         return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
 
 
-def keep_less(model: nn.Module) -> None:
-    """Give each block of `model` that is a common one these forwards, in place. Others stay: other norms (Gemma's),
-    more of them (OLMo 2's), other activations. A compiled block runs as transformers writes it."""
-    blocks: list[Any] = list(model.modules())
-    for block in blocks:
-        if {name for name, _ in block.named_children()} == BLOCK:
-            for name in NORMS:
-                _replace(getattr(block, name), _norm_forward)
-            if {name for name, _ in block.mlp.named_children()} == GATED_MLP:
-                _replace(block.mlp, _mlp_forward)
-
-
-def _replace(module: Any, forward: Any) -> None:
-    """Unless `module` is found to compute something else."""
-    weight = next(module.parameters())
-    states = torch.linspace(-1, 2, 3 * weight.shape[-1], dtype=weight.dtype, device=weight.device).view(3, -1)
-    with torch.no_grad():
-        expected = type(module).forward(module, states)
-        try:
-            same = torch.allclose(forward(module, states), expected, rtol=1e-3, atol=1e-4)
-        except (AttributeError, TypeError):
-            return
-    if same:
-        module.forward = MethodType(forward, module)
-
-
-def _norm_forward(self: Any, states: Tensor) -> Tensor:
+class LeanNorm(nn.Module):
     """Nothing but linear layers reads it: what autocast would make of it for each of them is made once."""
-    if states.dtype != torch.float32 or torch.compiler.is_compiling():
-        return type(self).forward(self, states)
-    device = states.device.type
-    narrow = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if narrow else states.dtype
-    return _RMSNorm.apply(states, self.weight, self.variance_epsilon, dtype)  # type: ignore[return-value]
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, states: Tensor) -> Tensor:
+        if not states.dtype == self.weight.dtype == torch.float32 or torch.compiler.is_compiling():
+            return super().forward(states)
+        device = states.device.type
+        narrow = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if narrow else states.dtype
+        return _RMSNorm.apply(states, self.weight, self.variance_epsilon, dtype)  # type: ignore[return-value]
 
 
-def _mlp_forward(self: Any, states: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        return type(self).forward(self, states)
-    gate, up = self.gate_proj(states), self.up_proj(states)
-    product: Any = _Gated.apply(gate, up)
-    # what checkpointing keeps is not ours to say
-    if not product.requires_grad or torch._C._autograd._top_saved_tensors_default_hooks(False):  # type: ignore[attr-defined]
-        return self.down_proj(product)
-    with _made_again(product, gate, up):
-        return self.down_proj(product)
+class LeanMLP(nn.Module):
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, states: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(states)
+        gate, up = self.gate_proj(states), self.up_proj(states)
+        product: Any = _Gated.apply(gate, up)
+        # under checkpointing what is kept is not ours to say; torch, which is pinned, has no public name for this
+        if not product.requires_grad or torch._C._autograd._top_saved_tensors_default_hooks(False):  # type: ignore[attr-defined]
+            return self.down_proj(product)
+        with _made_again(product, gate, up):
+            return self.down_proj(product)
 
 
 def _made_again(product: Tensor, gate: Tensor, up: Tensor) -> torch.autograd.graph.saved_tensors_hooks:
-    """Where an operation would keep `product`, or a view of it, for its backward, it is computed anew there."""
-    place = product.data_ptr()
+    """Where an operation would keep all of `product` for its backward, in whatever shape, it is computed there."""
+    place, size, dtype = product.data_ptr(), product.numel(), product.dtype
 
     def pack(saved: Tensor) -> Any:
-        return (gate, up, saved.shape) if saved.data_ptr() == place else saved
+        alike = saved.data_ptr() == place and (saved.numel(), saved.dtype) == (size, dtype)
+        return (gate, up, saved.shape) if alike and saved.is_contiguous() else saved
 
     def unpack(kept: Any) -> Tensor:
         return kept if isinstance(kept, Tensor) else F.silu(kept[0]).mul_(kept[1]).view(kept[2])
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def keep_less(model: nn.Module) -> None:
+    """Give each block of `model` that is a common one these forwards, in place. Others stay: other norms (Gemma's),
+    more of them (OLMo 2's), other activations, experts. A compiled block runs as transformers writes it."""
+    blocks: list[Any] = list(model.modules())
+    for block in blocks:
+        if _children(block) == BLOCK:
+            gated = _is_gated(block.mlp)
+            for name in NORMS if gated else NORMS[:1]:  # a router of experts is no linear layer
+                if _is_norm(getattr(block, name)):
+                    _replace(getattr(block, name), LeanNorm)
+            if gated:
+                _replace(block.mlp, LeanMLP)
+
+
+def _children(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weights = {name for name, _ in module.named_parameters()}
+    return weights == {"weight"} and hasattr(module, "variance_epsilon")
+
+
+def _is_gated(mlp: Any) -> bool:
+    if _children(mlp) != GATED_MLP:
+        return False
+    points = torch.linspace(-4, 4, 33)
+    linear = all(type(each) is nn.Linear for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    return linear and torch.allclose(mlp.act_fn(points), F.silu(points))
+
+
+@torch.no_grad()
+def _replace(module: nn.Module, lean: type[nn.Module]) -> None:
+    """Unless it then computes something else. By its class: a method of its own would be a cycle, and the weights of a
+    deleted model would stay until the collector comes."""
+    kind = type(module)
+    if issubclass(kind, lean):
+        return
+    weight = next(module.parameters())
+    states = torch.linspace(-1, 2, 3 * weight.shape[-1], dtype=weight.dtype, device=weight.device).view(3, -1)
+    expected = module(states)
+    module.__class__ = _leaner(kind, lean)
+    most = float(expected.abs().max())
+    if not (most and torch.allclose(module(states), expected, rtol=1e-3, atol=1e-4 * most)):
+        module.__class__ = kind
+
+
+@cache
+def _leaner(kind: type[nn.Module], lean: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (lean, kind), {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from types import MethodType
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -13,24 +14,31 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, OlmoConfig, Qwen3MoeConfig
 
-from stages.models.block import keep_less
+from stages.models.block import LeanMLP, LeanNorm, _RMSNorm, keep_less
 from stages.models.hidden import hidden_states
 from stages.packing import pack
 from tests.models.test_trees import CONFIGS, SHAPE
 from tests.models.tiny import tree
 
 LEAN = ["llama", "qwen2", "qwen3", "mistral"]
+# Each is like the common block but for one thing.
+OTHERS = {
+    "olmo": OlmoConfig(
+        **{key: value for key, value in SHAPE.items() if key != "head_dim"}
+    ),  # norms without weights
+    "olmo2": Olmo2Config(**SHAPE),  # norms after attention and MLP
+    "gelu": LlamaConfig(**SHAPE, hidden_act="gelu", initializer_range=0.003),
+    "experts": Qwen3MoeConfig(**SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+}
 IDS = torch.arange(3, 51).view(2, 24)
 
 
 def model_of(name: str) -> Any:
     """Norms' weights away from one, as training leaves them."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        CONFIGS[name] if name in CONFIGS else Olmo2Config(**SHAPE)
-    ).eval()
+    model = AutoModelForCausalLM.from_config(OTHERS[name] if name in OTHERS else CONFIGS[name]).eval()
     for key, parameter in model.named_parameters():
         if "norm" in key:
             nn.init.uniform_(parameter, 0.5, 1.5)
@@ -38,9 +46,7 @@ def model_of(name: str) -> Any:
 
 
 def replaced(model: nn.Module) -> set[str]:
-    return {
-        name for name, module in model.named_modules() if isinstance(vars(module).get("forward"), MethodType)
-    }
+    return {name for name, module in model.named_modules() if isinstance(module, LeanNorm | LeanMLP)}
 
 
 def results(model: Any, bf16: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
@@ -80,6 +86,14 @@ def test_other_blocks_stay(name: str) -> None:
     assert not replaced(model)
 
 
+def test_of_a_block_that_is_common_in_part_that_part_is_replaced() -> None:
+    parts = {"olmo": {"mlp"}, "gelu": {"input_layernorm"}, "experts": {"input_layernorm"}}
+    for name, expected in parts.items():
+        model = model_of(name)
+        keep_less(model)
+        assert replaced(model) == {f"model.layers.{layer}.{part}" for layer in (0, 1) for part in expected}
+
+
 def test_a_norm_that_only_looks_like_one_stays() -> None:
     model = model_of("llama")
     norm = model.model.layers[0].input_layernorm
@@ -109,9 +123,51 @@ def _off(found: Tensor, exact: Tensor) -> float:
 def test_gradients_are_the_numerical_ones() -> None:
     model = model_of("llama")
     keep_less(model)
-    mlp = model.model.layers[0].mlp.double()
-    states = torch.randn(3, 32, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(mlp, states)
+    states = torch.randn(2, 3, 32, dtype=torch.double, requires_grad=True)
+    weight = torch.rand(32, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(model.model.layers[0].mlp.double(), states)
+    assert torch.autograd.gradcheck(lambda x, w: _RMSNorm.apply(x, w, 1e-3, torch.double), (states, weight))
+
+
+def test_a_backward_under_autocast_is_the_same() -> None:
+    model = model_of("llama")
+    keep_less(model)
+    norm, states = model.model.layers[0].input_layernorm, torch.randn(5, 32, requires_grad=True)
+    (expected,) = torch.autograd.grad(norm(states).sin().sum(), states)
+    output = norm(states).sin().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(output, states)
+    assert torch.equal(found, expected)
+
+
+def test_a_product_that_is_kept_otherwise_than_whole_is_kept_as_it_is() -> None:
+    """A layer behind it that reads a part, or the transpose."""
+
+    class Odd(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + (input.T @ input)[0, :32] + input[:32].square().sum()
+
+    plain, lean = model_of("llama"), model_of("llama")
+    keep_less(lean)
+    gradients = []
+    for model in (plain, lean):
+        mlp, states = model.model.layers[0].mlp, torch.linspace(-1, 1, 64 * 32).view(64, 32).requires_grad_()
+        mlp.down_proj.__class__ = Odd
+        gradients += torch.autograd.grad(mlp(states).sum(), states)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_deleted_model_is_gone_at_once() -> None:
+    model = model_of("llama")
+    keep_less(model)
+    weight = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+    gc.collect()
+    gc.disable()
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_adapters_copies_and_moves_keep_it() -> None:
@@ -146,11 +202,9 @@ def test_a_compiled_block_runs_as_transformers_writes_it() -> None:
     for name in ("post_attention_layernorm", "mlp"):
         theirs, ours = (getattr(model.model.layers[0], name) for model in (plain, lean))
         found = torch.compile(ours, backend="eager", fullgraph=True)(states)
-        assert (
-            found.grad_fn.name() == theirs(states).grad_fn.name() != ours(states).grad_fn.name()
-            or name == "mlp"
-        )
         assert torch.equal(found, theirs(states))
+        assert found.grad_fn.name() == theirs(states).grad_fn.name()
+    assert "_RMSNorm" in lean.model.layers[0].input_layernorm(states).grad_fn.name()
 
 
 def test_a_third_less_is_kept() -> None:
@@ -165,12 +219,13 @@ def test_a_third_less_is_kept() -> None:
 
 
 def kept(model: Any, bf16: bool = False) -> int:
-    """Bytes of tensors that live on after a forward: what its backward needs."""
+    """Bytes of tensors that live on after a forward, beside the weights: what its backward needs."""
     packed = pack([tree([5] * 120, [7] * 90, [9] * 80)], torch.device("cpu"))
     with Made() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         states = hidden_states(model, packed)
     assert states.requires_grad
-    return sum(size for storage, size in made.storages.items() if not storage.expired())
+    weights = {StorageWeakRef(each.untyped_storage()) for each in model.parameters()}
+    return sum(size for each, size in made.storages.items() if not each.expired() and each not in weights)
 
 
 class Made(TorchDispatchMode):

@@ -60,6 +60,16 @@ def test_adapters_are_merged_and_followed(dtype: torch.dtype):
     assert [r.tree for r in base] != [r.tree for r in sampler.sample(PROMPTS, 1, 10, temperature=0.0)]
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN packs the weights")
+def test_float32_weights_are_packed_while_sampling_and_given_back():
+    sampler = Sampler(model_of(CONFIGS["llama"]), [2])
+    projections = [*sampler.decoder._projections()]
+    sampler.decoder.refresh()
+    assert all(len(each.parts) == 1 and each.parts[0][0].is_mkldnn for each in projections)
+    sampler.sample(PROMPTS, 1, 4)
+    assert not any(each.parts for each in projections)
+
+
 def test_dora_is_left_to_its_own_forward():
     from peft import LoraConfig, get_peft_model
 

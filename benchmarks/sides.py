@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.works import BF16, DTYPE, ENVIRONMENTS, OURS, WARM_UP, Work
+from stages.heap import CHOICES
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
 from stages.workspace import REFERENCES
@@ -112,9 +113,7 @@ def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
     """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
-    plain = {
-        name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "LD_PRELOAD")
-    }
+    plain = {name: value for name, value in os.environ.items() if name not in CHOICES}
     environment = plain | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)} | environment
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)

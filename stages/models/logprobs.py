@@ -15,7 +15,7 @@ from stages.models.hidden import hidden_states, pack_for
 from stages.models.selected import selected_logprobs
 from stages.packing import Packed, Tree
 
-HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in float32 is 200 MB
+HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in bf16 is 100 MB
 
 
 class TokenLogprobs(NamedTuple):
@@ -29,18 +29,18 @@ class TokenLogprobs(NamedTuple):
 
 
 def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
-    """Logits as float32; under autocast computed in its precision."""
-    return scaled_logits(model.config, model.get_output_embeddings()(states).float())
+    """As the head computes them: under autocast in its precision, unless the family scales them."""
+    return scaled_logits(model.config, model.get_output_embeddings()(states))
 
 
 def scaled_logits(config: Any, logits: Float[Tensor, "targets vocab"]) -> Float[Tensor, "targets vocab"]:
-    """With the scalings that some families apply outside their head."""
+    """With the scalings that some families apply outside their head, in float32; others' logits as they are."""
     if getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * config.logit_scale
+        logits = logits.float() * config.logit_scale
     if getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / config.logits_scaling
+        logits = logits.float() / config.logits_scaling
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-    return torch.tanh(logits / softcap) * softcap if softcap else logits
+    return torch.tanh(logits.float() / softcap) * softcap if softcap else logits
 
 
 def _chunk_logprobs(

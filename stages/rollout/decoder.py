@@ -79,7 +79,7 @@ class TransformersDecoder:
             ).last_hidden_state  # fmt: skip
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        return lm_head(self.model, states)
+        return lm_head(self.model, states).float()
 
 
 def make_decoder(model: Any, dtype: torch.dtype) -> Decoder:

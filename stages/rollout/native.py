@@ -67,7 +67,7 @@ class NativeDecoder:
         return _norm(states, self.body.norm)
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        return scaled_logits(self.model.config, self.head(states).float())
+        return scaled_logits(self.model.config, self.head(states)).float()
 
     def _kind(self, layer: int) -> str:
         return self.body.config.layer_types[layer]

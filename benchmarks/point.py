@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.works import BF16
 from stages.algorithms.batch import Batch
+from stages.heap import mimalloc_environment
 from stages.losses.language_modeling import negative_log_likelihood
+from stages.models.block import keep_less
 from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
 from stages.packing import Node, Tree
@@ -43,7 +46,9 @@ class Shape:
 
 
 def measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
-    """Of one side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters."""
+    """Of one side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters. Both have the
+    allocator that our stages start with, which a process must begin with."""
+    os.environ.update({} if torch.cuda.is_available() else mimalloc_environment())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, shape, side, repeats).result()
 
@@ -54,6 +59,8 @@ def _measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape.model), dtype=torch.float32).to(
         device
     )
+    if side == "trees":
+        keep_less(model)
     probe(model)
     trees = random_trees(shape)
     meter = Meter(model, device, shape.tokens, bf16=BF16)

@@ -23,6 +23,7 @@ LABELS = {
     "ppo": "PPO on 16 dialogues of HH-RLHF, all weights",
     "ppo_lora": "PPO, the same, LoRA on one backbone",
 }
+OPTIONAL = {"rollout_short", "ppo_lora"}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -34,13 +35,24 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def row(label: str, name: str, found: dict[tuple[str, str], dict[str, Any]]) -> str:
     speed, memory = found[name, "tuned"], found[f"{name}_memory", "tuned"]
-    others = [found.get((key, "default")) for key in (name, f"{name}_memory")]
-    default_speed, default_memory = (f"{other['ratio']:.2g}" if other else "-" for other in others)
+    default_speed, default_memory = (found.get((key, "default")) for key in (name, f"{name}_memory"))
     cells = [
-        label, f"{number(speed['ours'])} {speed['unit']}", number(speed["peer"]), f"{speed['ratio']:.2g}",
-        default_speed, f"{memory['ours']:.1f} GiB", f"{memory['ratio']:.2g}", default_memory,
-    ]  # fmt: skip
+        label,
+        f"{number(speed['ours'])} {speed['unit']}",
+        number(speed["peer"]),
+        spread(speed),
+        spread(default_speed) if default_speed else "-",
+        f"{memory['ours']:.1f} GiB",
+        f"{memory['ratio']:.2g}",
+        f"{default_memory['ratio']:.2g}" if default_memory else "-",
+    ]
     return f"| {' | '.join(cells)} |"
+
+
+def spread(result: dict[str, Any]) -> str:
+    """The median ratio, and the rounds' lowest and highest where they are not the same."""
+    median, lowest, highest = (f"{value:.2g}" for value in (result["ratio"], *result["spread"]))
+    return median if lowest == highest else f"{median} ({lowest}-{highest})"
 
 
 def number(value: float) -> str:
@@ -49,8 +61,8 @@ def number(value: float) -> str:
 
 
 def newest() -> Path:
-    """The last file of `benchmarks.bench` that has every work; its name is a date and hardware."""
-    return max(path for path in RESULTS.glob("*.json") if works_of(path) >= set(LABELS))
+    """The last file of `benchmarks.bench` that has every work but the optional; its name is a date and hardware."""
+    return max(path for path in RESULTS.glob("*.json") if works_of(path) >= set(LABELS) - OPTIONAL)
 
 
 def works_of(path: Path) -> set[str]:

@@ -6,6 +6,7 @@ dialogues, and takes a batch in one piece, as SFT does.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,6 @@ from benchmarks.sides import run_ours
 from benchmarks.works import DTYPE, PPO, WORKS, Work
 from stages.data.embedded import load_embedded_tokenizer
 
-ROUNDS = 3
 STEPS = 3
 NAME = "one_backbone"
 
@@ -40,13 +40,18 @@ def shortened(row: dict[str, Any], tokenizer: Any, tokens: int) -> dict[str, Any
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each")
+    rounds = parser.parse_args().rounds
     ppo, sft = works()
     tokenizer = load_embedded_tokenizer()
     rows = [shortened(row, tokenizer, PPO["max_new_tokens"]) for row in read_rows(ppo, CACHE / "data")]
     folder = CACHE / NAME
     overrides = prepare(ppo, rows, folder)
     pairs: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         mine, theirs = (run_ours(work, overrides, folder).memory for work in (ppo, sft))
         print(f"PPO {mine:.2f} GiB, SFT {theirs:.2f} GiB", file=sys.stderr)
         pairs.append((mine, theirs))

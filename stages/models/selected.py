@@ -35,16 +35,16 @@ class _Selected(torch.autograd.Function):
         found = torch.empty_like(logits)
         saved = (found, logits, ids, normalizer, gradients[0] / ctx.temperature)
         for out, piece, chosen, norm, gradient in zip(*(each.split(ctx.rows) for each in saved), strict=True):
-            probabilities = _widened(piece, ctx.temperature).sub_(norm[:, None]).exp_()
+            probabilities = (_widened(piece, ctx.temperature) - norm[:, None]).exp_()
             whole = probabilities.mul_(-gradient[:, None])
             out.copy_(whole.scatter_add_(-1, chosen[:, None], gradient[:, None]))
         return found, None, None
 
 
 def _widened(logits: Tensor, temperature: float) -> Tensor:
-    """A copy, divided by `temperature`."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    return wide if temperature == 1 else wide.div_(temperature)
+    """In float32 at least, divided by `temperature`."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide if temperature == 1 else wide / temperature
 
 
 def _select(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.layout import balanced, layout, split
-from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, pack
+from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, occupancy, pack
 from tests.models.tiny import tree
 
 
@@ -44,9 +44,9 @@ def test_only_masked_tokens_are_targets_and_end_of_turn_is_one():
 def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
     long, short = tree(range(3, 203), range(3, 803)), tree(range(50, 350), range(50, 650))
     packed = pack([long, short])
-    assert packed.input_ids.shape == (2, 1000)  # a tree is never cut
+    assert packed.input_ids.shape == (2, 1008)  # a tree is never cut; 63 tiles of 16
     padding = packed.tree == PADDING
-    assert padding.sum() == 100
+    assert padding.sum() == 116
     mask = packed.attention_mask()[:, 0]
     assert not (mask & (padding[:, :, None] != padding[:, None, :])).any()
     assert mask.any(2).all()  # a query that saw nothing would be a nan
@@ -55,10 +55,17 @@ def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
 def test_short_trees_share_rows_and_order_is_kept():
     trees = [tree([1, 5 + i], *([9 + i] * 40 for _ in range(3))) for i in range(8)]
     packed = pack(trees)
-    # one shared token and 121 own ones each: 4 rows of 2 have no padding, 3 rows of 3 would have
-    assert packed.input_ids.shape == (4, 1 + 2 * 121)
+    # one shared token and 121 own ones each: 4 rows of 2 have no padding but to whole tiles, 3 rows of 3 would have
+    assert packed.input_ids.shape == (4, 256)
     assert packed.input_ids.flatten()[packed.ends].tolist() == [9 + i for i in range(8) for _ in range(3)]
     assert packed.shape == (24, 40)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(127, 127), (128, 128), (129, 144), (144, 144), (145, 160)])
+def test_rows_that_are_not_short_are_whole_tiles(tokens: int, length: int):
+    alone = tree(range(3, 103), range(tokens - 100))
+    assert pack([alone]).input_ids.shape == (1, length)
+    assert occupancy([alone], 1000) == (tokens, length)
 
 
 def test_first_token_without_a_prompt_has_no_predictor():

@@ -34,7 +34,8 @@ class KeyValueCache:
         self.offset = offset  # the position of the first slot
         self.keys: list[Tensor] = []  # one [rows, capacity, heads, head_dim] per layer
         self.values: list[Tensor] = []
-        self._slots = lengths  # of the tokens that the current step writes, in the flattened buffers
+        # Of the current step: the slots that it writes, in the flattened buffers, and how many it attends to.
+        self._slots, self._width = lengths, 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
@@ -76,16 +77,15 @@ class KeyValueCache:
         rows, _, new, _ = keys.shape
         if layer_idx == 0:
             first = torch.arange(rows, device=keys.device)[:, None] * self.capacity
-            self._slots = (first + self._next(new)).flatten()
+            self._slots, self._width = (first + self._next(new)).flatten(), self.width(new)
         if layer_idx == len(self.keys):
             for store, tensor in ((self.keys, keys), (self.values, values)):
                 store.append(tensor.new_zeros(rows, self.capacity, tensor.shape[1], tensor.shape[3]))
         for buffer, tensor in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
             buffer.flatten(0, 1).index_copy_(0, self._slots, tensor.transpose(1, 2).flatten(0, 1))
-        width = self.width(new)
         return (
-            self.keys[layer_idx][:, :width].transpose(1, 2),
-            self.values[layer_idx][:, :width].transpose(1, 2),
+            self.keys[layer_idx][:, : self._width].transpose(1, 2),
+            self.values[layer_idx][:, : self._width].transpose(1, 2),
         )
 
     def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:

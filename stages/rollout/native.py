@@ -14,11 +14,11 @@ from torch import Tensor
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import scaled_logits
 from stages.rollout.cache import KeyValueCache
-from stages.rollout.projection import Projection
+from stages.rollout.projection import Projection, quick_rows
 from stages.rollout.shared_prompts import SharedPromptCache
 
 Cache = KeyValueCache | SharedPromptCache
-States = Float[Tensor, "rows new hidden"]
+States = Float[Tensor, "cells hidden"]  # the rows' new tokens, then padding
 Positions = tuple[
     Float[Tensor, "rows new 1 head_dim"], Float[Tensor, "rows new 1 head_dim"]
 ]  # cosine, signed sine
@@ -55,8 +55,10 @@ class NativeDecoder:
 
     def states(self, input_ids: Int[Tensor, "rows new"], cache: Cache) -> Float[Tensor, "rows new hidden"]:
         """Hidden states of tokens that follow what `cache` holds; it stores them."""
-        new = input_ids.shape[1]
-        states = F.embedding(input_ids, self.body.embed_tokens.weight)
+        rows, new = input_ids.shape
+        cells = rows * new
+        states = F.embedding(input_ids.flatten(), self.body.embed_tokens.weight)
+        states = _widen(states, self._quick(cells))
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
         positions = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
@@ -64,10 +66,15 @@ class NativeDecoder:
         for index, block in enumerate(self.blocks):
             own = [mask[self._kind(index)] if isinstance(mask, dict) else mask for mask in masks]
             states = block(states, positions, own, cache, index)
-        return _norm(states, self.body.norm)
+        return _norm(states[:cells], self.body.norm).view(rows, new, -1)
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        return scaled_logits(self.model.config, self.head(states)).float()
+        rows = len(states)
+        found = self.head(_widen(states, self._quick(rows)))[:rows]
+        return scaled_logits(self.model.config, found).float()
+
+    def _quick(self, rows: int) -> int:
+        return quick_rows(rows, self.device, self.head.dtype)
 
     def _kind(self, layer: int) -> str:
         return self.body.config.layer_types[layer]
@@ -95,12 +102,13 @@ class _Block:
             _norm(states, self.layer.input_layernorm), positions, masks, cache, index
         )
         gate, up = self.gate_up(_norm(states, self.layer.post_attention_layernorm)).chunk(2, -1)
-        return states + self.down(self.activation(gate) * up)
+        return states + self.down(self.activation(gate).mul_(up))
 
     def _attend(
         self, states: States, positions: Positions, masks: list[Tensor], cache: Cache, index: int
     ) -> States:
-        heads = self.heads(states).unflatten(-1, (-1, self.attention.head_dim))
+        rows, new = positions[0].shape[:2]
+        heads = self.heads(states)[: rows * new].view(rows, new, -1, self.attention.head_dim)
         kv_heads = heads.shape[2] // (self.groups + 2)
         queries, keys, values = heads.split([kv_heads * self.groups, kv_heads, kv_heads], 2)
         if hasattr(self.attention, "q_norm"):
@@ -111,7 +119,12 @@ class _Block:
         queries, keys = turned.split([kv_heads * self.groups, kv_heads], 2)
         queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))
         mixed = cache.attend(queries, keys, values, masks, index, self.attention.scaling)
-        return self.output(mixed.flatten(2))
+        return self.output(_widen(mixed.flatten(2).flatten(0, 1), len(states)))
+
+
+def _widen(states: States, cells: int) -> Float[Tensor, "{cells} hidden"]:
+    """So many cells, the last ones padding."""
+    return states if len(states) == cells else F.pad(states, (0, 0, 0, cells - len(states)))
 
 
 def _norm(states: Tensor, norm: Any) -> Tensor:

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
-from stages.rollout import in_flight
+from stages.rollout import in_flight, native
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.decoder import Decoder, TransformersDecoder, make_decoder
 from stages.rollout.native import NativeDecoder
+from stages.rollout.projection import quick_rows
 from stages.rollout.sampler import Sampler
 from tests.models.test_trees import CONFIGS, SHAPE
 from tests.models.tiny import lora, shake
@@ -68,6 +69,26 @@ def test_float32_weights_are_packed_while_sampling_and_given_back():
     assert all(len(each.parts) == 1 and each.parts[0][0].is_mkldnn for each in projections)
     sampler.sample(PROMPTS, 1, 4)
     assert not any(each.parts for each in projections)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_padding_to_whole_tiles_changes_no_token(name: str, monkeypatch: pytest.MonkeyPatch):
+    sampler = Sampler(model_of(CONFIGS[name]), [2])
+    plain = sampler.sample(PROMPTS, 3, 10, temperature=0.0)
+    monkeypatch.setattr(native, "quick_rows", lambda rows, *_: rows + 5)
+    padded = sampler.sample(PROMPTS, 3, 10, temperature=0.0)
+    assert [rollout.tree for rollout in padded] == [rollout.tree for rollout in plain]
+
+
+def test_rows_are_padded_where_the_processor_multiplies_tiles(monkeypatch: pytest.MonkeyPatch):
+    def rows(*counts: int, dtype: torch.dtype = torch.bfloat16) -> list[int]:
+        return [quick_rows(count, torch.device("cpu"), dtype) for count in counts]
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert rows(1, 16, 17, 32, 33, 128) == [1, 16, 33, 33, 33, 128]
+    assert rows(17, dtype=torch.float32) == [17]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert rows(17) == [17]
 
 
 def test_dora_is_left_to_its_own_forward():

@@ -56,6 +56,12 @@ def test_randomness_of_a_step_follows_from_seed_step_and_rank():
     assert len({expected, *others}) == 5
 
 
+def test_new_tensors_are_not_filled_though_steps_are_deterministic():
+    seed_step(1, 2, 0)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "steps"),
     [

@@ -1,7 +1,7 @@
-"""Peak memory of PPO on one backbone beside SFT with LoRA on the same tokens: `python -m benchmarks.backbone`.
+"""Peak memory of PPO on one backbone beside SFT with LoRA on as many tokens: `python -m benchmarks.backbone`.
 
-Both are ours. SFT's completions are the first 32 tokens of HH's answers; PPO samples as many at most, on the same
-dialogues, and takes a batch in one piece, as SFT does.
+Both are ours, on the same dialogues of HH. SFT's completions are the first 32 tokens of their answers; PPO samples as
+many at most, and takes a batch in one minibatch, as SFT does.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.bench import show, summary, write
+from benchmarks.bench import conditions, show, summary, write
 from benchmarks.data import CACHE, prepare, read_rows
 from benchmarks.sides import run_ours
-from benchmarks.works import DTYPE, PPO, WORKS, Work
+from benchmarks.works import PPO, WORKS, Work
 from stages.data.embedded import load_embedded_tokenizer
 
 STEPS = 3
@@ -55,8 +55,8 @@ def main() -> None:
         mine, theirs = (run_ours(work, overrides, folder).memory for work in (ppo, sft))
         print(f"PPO {mine:.2f} GiB, SFT {theirs:.2f} GiB", file=sys.stderr)
         pairs.append((mine, theirs))
-    peer = {"peer_version": "SFT with LoRA on the same tokens", "peer_config": "sft_lora"}
-    result = {"work": f"{NAME}_memory", "unit": "GiB", **peer, "dtype": DTYPE} | summary(pairs)
+    peer = {"peer_version": "SFT with LoRA on as many tokens", "peer_config": "sft_lora"}
+    result = {"work": f"{NAME}_memory", "unit": "GiB"} | peer | conditions() | summary(pairs)
     show([result])
     print(f"written to {write([result])}", file=sys.stderr)
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import CACHE, in_order, prepare, read_rows
-from benchmarks.results import results_path
+from benchmarks.results import commit, results_path
 from benchmarks.sides import Run, run_ours, run_peer
 from benchmarks.works import CONFIGS, DTYPE, WARM_UP, WORKS, Work
 
@@ -49,10 +49,16 @@ def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[di
         (f"{work.name}_memory", "GiB", lambda run: run.memory),
     )
     return [
-        {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config, "dtype": DTYPE}
+        {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
+        | conditions()
         | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
         for name, unit, value in quantities
     ]
+
+
+def conditions() -> dict[str, str]:
+    """What a line was measured with."""
+    return {"dtype": DTYPE, "commit": commit()}
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:

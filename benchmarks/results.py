@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -33,6 +34,12 @@ def results_path(ending: str) -> Path:
     """`<date>-<hardware><ending>`."""
     RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{date.today()}-{hardware()}{ending}"
+
+
+def commit() -> str:
+    """Of the stages that are measured: a hash, with -dirty where files differ from it; empty outside a checkout."""
+    command = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def hardware() -> str:

@@ -18,7 +18,7 @@ LABELS = {
     "kto": "KTO, the same pairs as 8 completions",
     "rollout": "Sampling, 16 questions of GSM8K, 8 completions each, up to 64 tokens",
     "rollout_short": "Sampling, 4 sums, 8 completions each, up to 32 tokens",
-    "grpo": "GRPO, the same 4 sums",
+    "grpo": "GRPO, 4 sums, 8 completions each, up to 32 tokens",
     "rloo": "RLOO, the same",
     "ppo": "PPO on 16 dialogues of HH-RLHF, all weights",
     "ppo_lora": "PPO, the same, LoRA on one backbone",

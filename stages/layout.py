@@ -6,6 +6,15 @@ import heapq
 import math
 from collections.abc import Sequence
 
+SHORT_ROW = 128  # tokens: in rows that are not longer, attention is too little for padding to pay
+TILE = 16
+
+
+def whole_tiles(length: int) -> int:
+    """A row's length with its padding: on a CPU with AMX, in bf16, attention over 314 tokens takes 3.7 times as long as
+    over 320."""
+    return length if length <= SHORT_ROW else -(-length // TILE) * TILE
+
 
 def layout(sizes: Sequence[int], shared: int, row_length: int) -> list[list[int]]:
     """Which indices share a row, where each row begins with `shared` cells and all are as long as the longest: in as
@@ -20,7 +29,7 @@ def layout(sizes: Sequence[int], shared: int, row_length: int) -> list[list[int]
         if count * shared + max(sum(sizes), count * max(sizes)) >= least:  # and so with every larger count
             break
         rows = balanced(sizes, count)
-        length = shared + max(sum(sizes[index] for index in row) for row in rows)
+        length = whole_tiles(shared + max(sum(sizes[index] for index in row) for row in rows))
         cost = count * length * (1 + max(0, length - row_length) / (3 * row_length))
         if cost < least:
             best, least = rows, cost

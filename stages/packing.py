@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from stages.layout import layout, split
+from stages.layout import layout, split, whole_tiles
 
 ROW_LENGTH = 384  # attention costs the square of a row: a third of all else at this length, see layout()
-# Longer rows are whole tiles of a kernel: on a CPU, attention over 314 tokens takes 3.7 times as long as over 320.
-SHORT_ROW, TILE = 128, 16
 PADDING = -1
 SHARED = -2
 
@@ -142,7 +140,7 @@ def _plan(trees: Sequence[Tree], row_length: int) -> tuple[list[int], list[int],
     sizes = [len(tree) - len(shared) for tree in trees]
     rows = layout(sizes, len(shared), row_length)
     longest = len(shared) + max(sum(sizes[index] for index in row) for row in rows)
-    return shared, sizes, rows, longest + (-longest % TILE if longest > SHORT_ROW else 0)
+    return shared, sizes, rows, whole_tiles(longest)
 
 
 def occupancy(trees: Sequence[Tree], max_tokens: int, row_length: int = ROW_LENGTH) -> tuple[int, int]:

@@ -52,11 +52,16 @@ def test_padding_sees_only_itself_and_is_seen_by_nothing_else():
     assert mask.any(2).all()  # a query that saw nothing would be a nan
 
 
-def test_short_trees_share_rows_and_order_is_kept():
+def test_short_trees_share_rows():
+    trees = [tree([1, 5 + i], [9 + i] * 40) for i in range(8)]
+    assert pack(trees).input_ids.shape == (4, 1 + 2 * 41)  # 332 cells; one row of 329 would be padded to 336
+
+
+def test_rows_are_as_long_as_leaves_least_and_order_is_kept():
     trees = [tree([1, 5 + i], *([9 + i] * 40 for _ in range(3))) for i in range(8)]
     packed = pack(trees)
-    # one shared token and 121 own ones each: 4 rows of 2 have no padding but to whole tiles, 3 rows of 3 would have
-    assert packed.input_ids.shape == (4, 256)
+    # one shared token and 121 own ones each: 8 rows of 122 are 976 cells, 4 rows of 2 would be 243 and padded to 256
+    assert packed.input_ids.shape == (8, 122)
     assert packed.input_ids.flatten()[packed.ends].tolist() == [9 + i for i in range(8) for _ in range(3)]
     assert packed.shape == (24, 40)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Rows that are in float32 at once: 64 x 49k are 13 MB, and a CPU takes no longer for it; a GPU would wait for Python.
 ROWS_ON_CPU = 64
@@ -15,7 +16,7 @@ ROWS_ON_GPU = 1024
 
 class _Selected(torch.autograd.Function):
     """Memory is what it costs: rows times 49,152 numbers. Kept for the backward are the logits as the head wrote them
-    (bf16 under autocast) and one number per row; what is made of them in float32 exists for a few rows at a time."""
+    (bf16 under autocast) and one number per row; what is made of them in float32 exists for some rows at a time."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,7 @@ class _Selected(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """d logprob / d logits = (one-hot - probabilities) / temperature."""
         logits, ids, normalizer = ctx.saved_tensors

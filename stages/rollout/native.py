@@ -58,7 +58,7 @@ class NativeDecoder:
         rows, new = input_ids.shape
         cells = rows * new
         states = F.embedding(input_ids.flatten(), self.body.embed_tokens.weight)
-        states = _widen(states, self._quick(cells))
+        states = _pad_rows(states, self._quick(cells))
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
         positions = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
@@ -70,7 +70,7 @@ class NativeDecoder:
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         rows = len(states)
-        found = self.head(_widen(states, self._quick(rows)))[:rows]
+        found = self.head(_pad_rows(states, self._quick(rows)))[:rows]
         return scaled_logits(self.model.config, found).float()
 
     def _quick(self, rows: int) -> int:
@@ -119,12 +119,12 @@ class _Block:
         queries, keys = turned.split([kv_heads * self.groups, kv_heads], 2)
         queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))
         mixed = cache.attend(queries, keys, values, masks, index, self.attention.scaling)
-        return self.output(_widen(mixed.flatten(2).flatten(0, 1), len(states)))
+        return self.output(_pad_rows(mixed.flatten(2).flatten(0, 1), len(states)))
 
 
-def _widen(states: States, cells: int) -> Float[Tensor, "{cells} hidden"]:
-    """So many cells, the last ones padding."""
-    return states if len(states) == cells else F.pad(states, (0, 0, 0, cells - len(states)))
+def _pad_rows(states: States, count: int) -> Float[Tensor, "{count} hidden"]:
+    """So many rows, the last ones padding."""
+    return states if len(states) == count else F.pad(states, (0, 0, 0, count - len(states)))
 
 
 def _norm(states: Tensor, norm: Any) -> Tensor:

@@ -47,5 +47,5 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """All randomness of a step follows from (seed, step, rank), whatever ran before it."""
     set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # with it comes NaN in every new tensor, against reads of what was never written: 8 % of a step on a CPU
+    # With it comes NaN in every new tensor, against reads of what was never written: 8 % of a training step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -71,13 +71,20 @@ def test_float32_weights_are_packed_while_sampling_and_given_back():
     assert not any(each.parts for each in projections)
 
 
+@pytest.mark.parametrize("sharing_pays", [1, 64])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_padding_to_whole_tiles_changes_no_token(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_rows_of_padding_change_no_token(name: str, sharing_pays: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(in_flight, "SHARING_PAYS", sharing_pays)
     sampler = Sampler(model_of(CONFIGS[name]), [2])
     plain = sampler.sample(PROMPTS, 3, 10, temperature=0.0)
-    monkeypatch.setattr(native, "quick_rows", lambda rows, *_: rows + 5)
+    asked: list[int] = []
+    monkeypatch.setattr(native, "quick_rows", lambda rows, *_: asked.append(rows) or rows + 5)
     padded = sampler.sample(PROMPTS, 3, 10, temperature=0.0)
-    assert [rollout.tree for rollout in padded] == [rollout.tree for rollout in plain]
+    assert len(asked) > 20  # once for the states and once for the logits of each step
+    for mine, theirs in zip(padded, plain, strict=True):
+        assert mine.tree == theirs.tree
+        for found, expected in zip(mine.logprobs, theirs.logprobs, strict=True):
+            assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_rows_are_padded_where_the_processor_multiplies_tiles(monkeypatch: pytest.MonkeyPatch):

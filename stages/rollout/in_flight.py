@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.layout import whole_tiles
 from stages.packing import common_prefix
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.decoder import Decoder
@@ -98,7 +97,7 @@ class InFlight:
         shared = min(
             common_prefix(chosen), min(map(len, chosen)) - 1
         )  # every prompt keeps a token of its own
-        widest = whole_tiles(max(map(len, chosen)))
+        widest = max(map(len, chosen))
         cache = KeyValueCache(self._tensor([0]), widest + (0 if self.shares else self.max_new_tokens))
         if shared:
             self.decoder.states(self._tensor([chosen[0][:shared]]), cache)

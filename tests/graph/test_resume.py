@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stages.guard import alive
 from tests.graph.project import Project
 
 LONG = {"max_steps": 12}
@@ -95,7 +96,3 @@ def test_a_stage_does_not_outlive_its_dvc_and_none_runs_beside_it(project: Proje
     process.wait()
     wait_for(lambda: not any(alive(stage) for stage in stages), 20)
     assert not (project.root / "data" / "sft").exists()
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.bench import conditions, show, summary, write
-from benchmarks.data import CACHE, prepare, read_rows
+from benchmarks.data import CACHE, add_data_option, prepare, read_rows
 from benchmarks.sides import run_ours
 from benchmarks.works import PPO, WORKS, Work
 from stages.data.embedded import load_embedded_tokenizer
@@ -44,19 +44,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each")
-    rounds = parser.parse_args().rounds
+    add_data_option(parser)
+    arguments = parser.parse_args()
     ppo, sft = works()
     tokenizer = load_embedded_tokenizer()
-    rows = [shortened(row, tokenizer, PPO["max_new_tokens"]) for row in read_rows(ppo, CACHE / "data")]
+    rows = [shortened(row, tokenizer, PPO["max_new_tokens"]) for row in read_rows(ppo, arguments.data)]
     folder = CACHE / NAME
     overrides = prepare(ppo, rows, folder)
     pairs: list[tuple[float, float]] = []
-    for _ in range(rounds):
+    for _ in range(arguments.rounds):
         mine, theirs = (run_ours(work, overrides, folder).memory for work in (ppo, sft))
         print(f"PPO {mine:.2f} GiB, SFT {theirs:.2f} GiB", file=sys.stderr)
         pairs.append((mine, theirs))
     peer = {"peer_version": "SFT with LoRA on as many tokens", "peer_config": "sft_lora"}
-    result = {"work": f"{NAME}_memory", "unit": "GiB"} | peer | conditions() | summary(pairs)
+    result = {"work": f"{NAME}_memory", "unit": "GiB"} | peer | conditions(ppo) | summary(pairs)
     show([result])
     print(f"written to {write([result])}", file=sys.stderr)
 

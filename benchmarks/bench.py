@@ -18,10 +18,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.data import CACHE, in_order, prepare, read_rows
+from benchmarks.data import CACHE, add_data_option, in_order, prepare, read_rows
 from benchmarks.results import commit, results_path
 from benchmarks.sides import Run, run_ours, run_peer
-from benchmarks.works import CONFIGS, DTYPE, WARM_UP, WORKS, Work
+from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
 
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
@@ -50,15 +50,15 @@ def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[di
     )
     return [
         {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
-        | conditions()
+        | conditions(work)
         | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
         for name, unit, value in quantities
     ]
 
 
-def conditions() -> dict[str, str]:
+def conditions(work: Work) -> dict[str, str]:
     """What a line was measured with."""
-    return {"dtype": DTYPE, "commit": commit()}
+    return {"dtype": work.dtype, "commit": commit()}
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
@@ -95,9 +95,7 @@ def main() -> None:
     parser.add_argument("--config", choices=CONFIGS, action="append", help="the peer's; none = both")
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
     parser.add_argument("--steps", type=int, help="of each run, instead of the work's own")
-    parser.add_argument(
-        "--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl and gsm8k.jsonl"
-    )
+    add_data_option(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.works) - set(WORKS):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import CACHE, examples_in_order, in_order, prepare, read_rows
+from benchmarks.data import CACHE, add_data_option, examples_in_order, in_order, prepare, read_rows
 from benchmarks.results import Panel, save
 from benchmarks.sides import run_ours, run_peer
 from benchmarks.works import WORKS, Work
@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(LEARNING_RATES)}; none = all")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
     parser.add_argument(
-        "--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl and gsm8k.jsonl"
+        "--float32", action="store_true", help="on both sides: what differs is not bf16's rounding"
     )
+    add_data_option(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.works) - set(LEARNING_RATES):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(LEARNING_RATES)}")
@@ -67,9 +68,11 @@ def main() -> None:
         work = WORKS[name]
         settings = work.settings | SAME.get(name, {})
         work = replace(work, steps=arguments.steps, learning_rate=LEARNING_RATES[name], settings=settings)
+        work = replace(work, bf16=work.bf16 and not arguments.float32)
         curves = compare(work, arguments.data)
         lines = {side: ([*range(1, len(curve) + 1)], curve) for side, curve in curves.items()}
-        path = save(f"curve-{name}", curves, [Panel("step", work.curve, lines)])
+        title = f"curve-{name}-float32" if arguments.float32 else f"curve-{name}"
+        path = save(title, curves, [Panel("step", work.curve, lines)])
         first = ", ".join(f"{side} {curve[0]:.5f}" for side, curve in curves.items())
         print(f"{name}, step 1: {first}; written to {path}", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -23,6 +24,12 @@ from stages.training.order import step_indices
 CACHE = Path(__file__).resolve().parent / ".cache"
 SEED = 0
 TURN = re.compile(r"\n\n(Human|Assistant): ")
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, default=CACHE / "data", help="the folder of hh.jsonl and gsm8k.jsonl"
+    )
 
 
 def read_rows(work: Work, folder: Path) -> list[dict[str, Any]]:

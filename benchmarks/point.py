@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.works import BF16
 from stages.algorithms.batch import Batch
-from stages.heap import CHOICES, mimalloc_environment
 from stages.losses.language_modeling import negative_log_likelihood
 from stages.models.block import keep_less
 from stages.models.hidden import probe
@@ -47,13 +44,8 @@ class Shape:
 
 
 def measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
-    """Of one side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters. Both have the
-    allocator that our stages start with, which a process must begin with."""
-    wanted = {} if torch.cuda.is_available() or set(CHOICES) & set(os.environ) else mimalloc_environment()
-    with (
-        patch.dict(os.environ, wanted),
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
-    ):
+    """Of one side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, shape, side, repeats).result()
 
 

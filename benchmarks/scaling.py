@@ -9,11 +9,13 @@ autocast where the hardware has it.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
 from benchmarks.point import SIDES, Shape, measure
 from benchmarks.results import Panel, save
+from stages.heap import mimalloc_environment
 
 QUANTITIES = {"tokens_per_second": "tokens/s", "memory_gib": "peak memory, GiB", "mfu": "MFU"}
 COMPLETIONS = 16
@@ -83,6 +85,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of each point")
     parser.add_argument("--large", action="store_true", help="size: also 0.6B and 1.7B, for a GPU")
     arguments = parser.parse_args()
+    # Both sides have the allocator that our stages start with; a process must begin with it.
+    os.environ |= mimalloc_environment() | os.environ
     points, x = EXPERIMENTS[arguments.experiment]
     rows = []
     for value, shape in points(arguments.tokens, arguments.large):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.works import BF16, DTYPE, ENVIRONMENTS, OURS, WARM_UP, Work
+from benchmarks.works import ENVIRONMENTS, OURS, WARM_UP, Work
 from stages.heap import CHOICES
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, TIMINGS
@@ -51,7 +51,7 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
     values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}
-    values |= {"max_eval_samples": 1} | work.settings
+    values |= {"bf16": work.bf16, "max_eval_samples": 1} | work.settings
     own = [f"{section}.{key}={_hydra(value)}" for key, value in values.items()]
     chosen = [f"rl.algo={work.algorithm}"] if work.algorithm else ["rl.algo=ppo"]
     command = [
@@ -90,7 +90,7 @@ def run_peer(
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
         "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
-        "tokens": tokens, "bf16": BF16,
+        "tokens": tokens, "bf16": work.bf16,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -103,7 +103,8 @@ def run_peer(
 
 
 def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str]) -> Run:
-    job = {"folder": str(folder), "batch": work.batch, "steps": work.steps, "dtype": DTYPE} | work.settings
+    job = work.settings | {"batch": work.batch, "steps": work.steps, "dtype": work.dtype}
+    job |= {"folder": str(folder)}
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(path)], environment)

@@ -11,8 +11,7 @@ from stages.machine import multiplies_in_bf16
 WARM_UP = 2  # steps in which each side takes its memory from the system
 # SmolLM2-135M-Instruct, fp32 weights, AdamW, and bf16 autocast where the hardware has it: the same on both sides.
 BF16 = multiplies_in_bf16()
-DTYPE = "bfloat16" if BF16 else "float32"
-OURS = {"bf16": BF16, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+OURS = {"warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
 # TRL as tuned as it goes on a CPU: no recomputation, fused optimizer, no dataloader workers to wait for.
 CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
@@ -48,9 +47,15 @@ class Work:
     curve: str = "train/loss"
     learning_rate: float = 1.0e-6
     steps: int = 5
+    bf16: bool = BF16
     peer_version: str = "1.16.0"
     peer_script: str = "peer.py"
     peer_environment: str = "trl"
+
+    @property
+    def dtype(self) -> str:
+        """What products are computed in, on both sides."""
+        return "bfloat16" if self.bf16 else "float32"
 
     def peer_config(self, name: str) -> dict[str, Any]:
         """What the peer's trainer is told in its config "tuned" or "default"."""

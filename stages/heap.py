@@ -22,7 +22,10 @@ GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 
 
 def mimalloc_environment() -> dict[str, str]:
-    """What a process is to be started with, beside what it has; empty where that cannot be."""
+    """What a process is to be started with, beside what it has; empty where tensors may be on a GPU, and where the
+    library cannot be loaded."""
+    if _may_use_gpu():
+        return {}
     try:
         library = Path(str(distribution("cmeel-mimalloc").locate_file(LIBRARY)))
     except PackageNotFoundError:
@@ -39,7 +42,7 @@ def restart_with_mimalloc() -> None:
     """
     begins = sys.argv[:1] == ["-m"] and any(name.startswith("stages.") for name in sys.orig_argv)
     chosen = any(name in os.environ for name in CHOICES)
-    if begins and not chosen and not _may_use_gpu() and (wanted := mimalloc_environment()):
+    if begins and not chosen and (wanted := mimalloc_environment()):
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

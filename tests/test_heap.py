@@ -61,9 +61,13 @@ if sys.argv[0] == "-m" or sys.argv[0] == "-c":
 if "DROP" in os.environ:
     os.environ.pop("LD_PRELOAD", None)
 """
-CPU = {"ACCELERATE_USE_CPU": "true"}  # where there is a GPU too
-
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there it is another library's work")
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a GPU, too."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
 @on_linux
@@ -107,7 +111,7 @@ def test_a_stage_begins_again_with_it_unless_the_user_chose(
     command: list[str], own: dict[str, str], seen: list[bool], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITE)
-    told = run([sys.executable, *command], CPU | own | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}).stderr
+    told = run([sys.executable, *command], own | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}).stderr
     assert [line for line in told.splitlines() if "begins" in line] == [f"begins: {value}" for value in seen]
 
 
@@ -123,6 +127,7 @@ def test_a_path_that_the_loader_cannot_read_is_not_given_to_it(
         assert bool(mimalloc_environment()) == sound
 
 
+@on_linux
 def test_a_gpu_is_left_alone_unless_the_launch_chose_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +139,7 @@ def test_a_gpu_is_left_alone_unless_the_launch_chose_the_cpu(
     ):
         monkeypatch.setattr(heap, "GPUS", (tmp_path if there else tmp_path / "none",))
         monkeypatch.setenv("ACCELERATE_USE_CPU", cpu)
-        assert heap._may_use_gpu() == left
+        assert (mimalloc_environment() == {}) == left
 
 
 def printed(code: str, own: dict[str, str]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -43,44 +44,77 @@ class Shape:
         return self.prompts * self.group * (self.prompt_tokens + self.completion_tokens)
 
 
-def measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
-    """Of one side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, shape, side, repeats).result()
+def measure(shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
+    """Of each side: tokens/s of the median pass, peak memory in GiB, MFU, and the model's parameters.
+
+    Each has a process of its own, and their passes take turns, so that a noisy machine hurts both alike.
+    """
+    with ExitStack() as stack:
+        pools = {
+            side: stack.enter_context(
+                ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(shape, side))
+            )
+            for side in SIDES
+        }
+        for _ in range(repeats + 1):
+            for pool in pools.values():
+                pool.submit(_take).result()
+        found = {side: pool.submit(_found).result() for side, pool in pools.items()}
+    rate = max(each.pop("flops_per_second_at_best") for each in found.values())
+    for each in found.values():
+        each["mfu"] = each.pop("flops_per_second") / rate
+    return found
 
 
-def _measure(shape: Shape, side: str, repeats: int) -> dict[str, float]:
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape.model), dtype=torch.float32).to(
-        device
-    )
-    if side == "trees":
-        keep_less(model)
-    probe(model)
-    trees = random_trees(shape)
-    meter = Meter(model, device, shape.tokens, bf16=BF16)
-    loss = {"trees": tree_loss, "padded rows": padded_loss}[side](model, trees)
-    passes = [_pass(model, loss, trees, meter) for _ in range(repeats + 1)][1:]  # the first warms up
-    seconds, mfu = (statistics.median(values) for values in zip(*passes, strict=True))
-    return {
-        "tokens_per_second": shape.tokens / seconds, "memory_gib": meter.peak_memory(), "mfu": mfu,
-        "parameters": model.num_parameters(),
-    }  # fmt: skip
+class _Point:
+    """One side of a point, in its process. The first pass warms up, and is not counted."""
+
+    def __init__(self, shape: Shape, side: str) -> None:
+        torch.manual_seed(0)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape.model), dtype=torch.float32)
+        self.model = model.to(device)
+        if side == "trees":
+            keep_less(model)
+        probe(model)
+        self.tokens, self.trees = shape.tokens, random_trees(shape)
+        self.meter = Meter(model, device, shape.tokens, bf16=BF16)
+        self.loss = {"trees": tree_loss, "padded rows": padded_loss}[side](model, self.trees)
+        self.passes: list[tuple[float, float]] = []
+
+    def take(self) -> None:
+        """A pass; what counts as its work is what the trees need, whichever side computes it."""
+        self.model.zero_grad()
+        self.meter.count(Batch([], self.trees))
+        with self.meter.phase("training"):
+            with torch.autocast(self.meter.device.type, torch.bfloat16, enabled=BF16):
+                total = self.loss()
+            total.backward()
+        metrics = self.meter.step()
+        self.passes.append((metrics["perf/step_seconds"], metrics["perf/mfu"]))
+
+    def found(self) -> dict[str, float]:
+        seconds, mfu = (statistics.median(values) for values in zip(*self.passes[1:], strict=True))
+        return {
+            "tokens_per_second": self.tokens / seconds, "memory_gib": self.meter.peak_memory(),
+            "parameters": self.model.num_parameters(), "flops_per_second": mfu * self.meter.gemm_rate,
+            "flops_per_second_at_best": self.meter.gemm_rate,
+        }  # fmt: skip
 
 
-def _pass(
-    model: nn.Module, loss: Callable[[], Tensor], trees: Sequence[Tree], meter: Meter
-) -> tuple[float, float]:
-    """Seconds, and MFU of what the trees need, whichever side computes it."""
-    model.zero_grad()
-    meter.count(Batch([], trees))
-    with meter.phase("training"):
-        with torch.autocast(meter.device.type, torch.bfloat16, enabled=BF16):
-            total = loss()
-        total.backward()
-    metrics = meter.step()
-    return metrics["perf/step_seconds"], metrics["perf/mfu"]
+_points: list[_Point] = []  # of this process
+
+
+def _begin(shape: Shape, side: str) -> None:
+    _points.append(_Point(shape, side))
+
+
+def _take() -> None:
+    _points[0].take()
+
+
+def _found() -> dict[str, float]:
+    return _points[0].found()
 
 
 def random_trees(shape: Shape) -> list[Tree]:

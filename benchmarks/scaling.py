@@ -90,8 +90,8 @@ def main() -> None:
     points, x = EXPERIMENTS[arguments.experiment]
     rows = []
     for value, shape in points(arguments.tokens, arguments.large):
-        for side in SIDES:
-            rows.append({x: value, "side": side} | measure(shape, side, arguments.repeats))
+        for side, found in measure(shape, arguments.repeats).items():
+            rows.append({x: value, "side": side} | found)
             print(rows[-1], file=sys.stderr)
     print(f"drawn in {save(f'scaling-{arguments.experiment}', rows, panels(rows, x))}", file=sys.stderr)
 

@@ -41,7 +41,7 @@ def test_the_graph_has_exactly_five_stages() -> None:
     assert list(graph()) == STAGES
     assert [entry["outs"] for entry in graph().values()] == [[f"data/{stage}"] for stage in STAGES]
     commands = {entry["cmd"].replace(f"stages.{stage}", "STAGE") for stage, entry in graph().items()}
-    assert len(commands) == 1 and commands.pop().startswith("accelerate launch ")
+    assert len(commands) == 1 and commands.pop().startswith("accelerate-launch ")
 
 
 @pytest.mark.parametrize("stage", STAGES)

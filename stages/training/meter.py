@@ -120,6 +120,7 @@ class Meter:
             if (
                 isinstance(weight, torch.Tensor)
                 and not name.endswith(f".{REWARD_ADAPTER}")  # of another model on this backbone
+                and not hasattr(module, "base_layer")  # peft's, which shows the weight of the layer within
                 and weight.dim() == 2
                 and not isinstance(module, nn.Embedding)
             ):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from stages.algorithms.batch import batch_of
 from stages.data.examples import Example
@@ -13,6 +14,18 @@ from stages.packing import occupancy, pack
 from stages.training.meter import Meter
 from tests.algorithms.tiny import examples_of
 from tests.models.tiny import tiny_llama, tree
+
+
+def test_a_layer_with_an_adapter_is_counted_once():
+    """4 FLOP for a frozen weight of 8 x 8, and 6 for two trained ones of 2 x 8."""
+
+    class Policy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 8)
+
+    policy = get_peft_model(Policy(), LoraConfig(r=2, target_modules=["layer"]))
+    assert Meter(policy, torch.device("cpu"), 100, bf16=False)._flops == (4 * 64 + 6 * 2 * 16, 0)
 
 
 @pytest.mark.parametrize("max_tokens", [30, 100_000])

@@ -35,10 +35,26 @@ def run_training(
     run: Stage, algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings,
     accelerator: Accelerator, evaluate: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
-    """Train with this stage's checkpoints, tracker and seed."""
+    """Train with this stage's checkpoints, tracker and seed. Raises UserError where a step's examples cannot be shared
+    out evenly."""
+    check_shares(len(examples), settings.batch_size, accelerator.num_processes)
     schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir, REFERENCES)
     train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
     accelerator.wait_for_everyone()
+
+
+def check_shares(rows: int, batch_size: int, processes: int) -> None:
+    """A step takes `batch_size` of all rows, or all that there are; every process the same number of them.
+
+    Raises UserError where that cannot be.
+    """
+    if rows < processes:
+        raise UserError(f"{rows} examples cannot be shared out over {processes} processes: start fewer")
+    if min(rows, batch_size) % processes:
+        raise UserError(
+            f"{rows} examples, fewer than batch_size {batch_size}, cannot be shared out over {processes} processes: "
+            f"set batch_size to {rows // processes * processes}"
+        )
 
 
 def load_rows(run: Stage, name: str, limit: int | None = None) -> list[Example]:

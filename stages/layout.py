@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 SHORT_ROW = 128  # tokens: in rows that are not longer, attention is too little for padding to pay
 TILE = 16
+ENOUGH = 1.01  # times the least that can be: the search ends
 
 
 def whole_tiles(length: int) -> int:
@@ -23,17 +24,26 @@ def layout(sizes: Sequence[int], shared: int, row_length: int) -> list[list[int]
     Cells beyond `row_length` cost more, for attention grows with a row's square. It is taken to cost a third of all
     else at `row_length`, and not counted below.
     """
+    total, largest = sum(sizes), max(sizes)
     best: list[list[int]] = []
     least = math.inf
     for count in range(1, len(sizes) + 1):
-        if count * shared + max(sum(sizes), count * max(sizes)) >= least:  # and so with every larger count
+        if ENOUGH * (count * shared + max(total, count * largest)) >= least:  # and so with every larger count
             break
+        if (
+            _cost(count, shared + max(-(-total // count), largest), row_length) >= least
+        ):  # were they all alike
+            continue
         rows = balanced(sizes, count)
-        length = whole_tiles(shared + max(sum(sizes[index] for index in row) for row in rows))
-        cost = count * length * (1 + max(0, length - row_length) / (3 * row_length))
+        cost = _cost(count, shared + max(sum(sizes[index] for index in row) for row in rows), row_length)
         if cost < least:
             best, least = rows, cost
     return best
+
+
+def _cost(count: int, longest: int, row_length: int) -> float:
+    length = whole_tiles(longest)
+    return count * length * (1 + max(0, length - row_length) / (3 * row_length))
 
 
 def balanced(sizes: Sequence[int], count: int) -> list[list[int]]:

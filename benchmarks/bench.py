@@ -26,6 +26,7 @@ from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
     """Two lines for each of the peer's configs: speed and peak memory. Our side runs once a round for all of them."""
+    commit()  # which it is now
     folder = CACHE / work.name
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +87,13 @@ def _write_arithmetic(path: Path) -> None:
 
 
 def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Run the prepare stage on `rows`; returns the overrides by which a stage finds its output."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run the prepare stage on `rows`, unless it has; returns the overrides by which a stage finds its output."""
     source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if source.exists() and source.read_text() != text:  # other data
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source.write_text(text)
     overrides = [f"seed={SEED}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
     verified = work.data != "hh"
     verifier = "numeric" if verified else "null"
@@ -101,7 +107,9 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
         subprocess.run(command, check=True, capture_output=True)
     link_base(folder)
     if work.reward_model and not (folder / "reward_model" / "merged").exists():
-        make_reward_model(folder, lora="model.lora=true" in work.overrides)
+        # elsewhere: what is measured later begins with this process's peak of memory
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(make_reward_model, folder, "model.lora=true" in work.overrides).result()
     inputs = {name: folder / name for name in ("prepare", "sft", "reward_model")}
     return [*overrides, *(f"+run.inputs.{name}={path}" for name, path in inputs.items())]
 
@@ -114,7 +122,7 @@ def link_base(folder: Path) -> None:
         (folder / "sft" / "model").symlink_to(Path("../prepare/model"))
 
 
-def make_reward_model(folder: Path, *, lora: bool) -> None:
+def make_reward_model(folder: Path, lora: bool) -> None:
     """The base model with the head that our stage would begin with: as our stages read it, and whole for the peer."""
     base = folder / "sft" / "model"
     settings = compose_config([f"model.lora={str(lora).lower()}"]).model

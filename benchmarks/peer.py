@@ -5,7 +5,6 @@ holds tokens, they take the place of what the trainer makes of the rows.
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -52,6 +51,8 @@ class Clock(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, *_, **__):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.began)
 
 
@@ -82,7 +83,7 @@ def main():
     online = work in ("grpo", "rloo")
     generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
     config = config_class(
-        output_dir=job["output"], use_cpu=True, bf16=job["bf16"], max_steps=job["steps"],
+        output_dir=job["output"], use_cpu=not torch.cuda.is_available(), bf16=job["bf16"], max_steps=job["steps"],
         learning_rate=job["learning_rate"], lr_scheduler_type="constant",
         per_device_train_batch_size=job["batch"] * generations, logging_steps=1, report_to=[], save_strategy="no",
         seed=0, disable_tqdm=True, **job["config"],
@@ -108,8 +109,8 @@ def main():
     trainer.train()
     shown = "reward" if online else "loss"
     curve = [entry[shown] for entry in trainer.state.log_history if shown in entry]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": clock.seconds, "curve": curve, "memory": peak}))
+    device_memory = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps({"seconds": clock.seconds, "curve": curve, "device_memory": device_memory}))
 
 
 if __name__ == "__main__":

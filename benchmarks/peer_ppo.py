@@ -6,7 +6,6 @@ models that are not trained compute in bf16 too; by itself the trainer does so i
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -34,6 +33,8 @@ class Clock(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, *_, **__):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         ended = time.perf_counter()
         self.seconds.append(ended - self.began)
         self.began = ended
@@ -49,7 +50,7 @@ def load_models(job, frozen_bf16):
         for dtype in (torch.float32, frozen)
     )
     if frozen_bf16:
-        autocast = torch.autocast("cpu", torch.bfloat16)
+        autocast = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
         policy.generate = autocast(policy.generate)
         value.model.forward = autocast(value.model.forward)
     return policy, reference, value, reward
@@ -78,10 +79,10 @@ def main():
     clock = Clock()
     trainer = PPOTrainer(
         args=PPOConfig(
-            output_dir=job["output"], use_cpu=True, bf16=job["bf16"], total_episodes=job["steps"] * job["batch"],
-            per_device_train_batch_size=job["batch"], learning_rate=job["learning_rate"],
-            lr_scheduler_type="constant", stop_token="eos", num_sample_generations=0, logging_steps=1,
-            report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **options,
+            output_dir=job["output"], use_cpu=not torch.cuda.is_available(), bf16=job["bf16"],
+            total_episodes=job["steps"] * job["batch"], per_device_train_batch_size=job["batch"],
+            learning_rate=job["learning_rate"], lr_scheduler_type="constant", stop_token="eos",
+            num_sample_generations=0, logging_steps=1, report_to=[], save_strategy="no", seed=0, disable_tqdm=True, **options,
         ),
         processing_class=tokenizer, model=policy, ref_model=None if lora else reference, reward_model=reward,
         value_model=value, train_dataset=data, eval_dataset=data, callbacks=[clock],
@@ -92,8 +93,8 @@ def main():
     )  # in order
     trainer.train()
     scores = [entry["objective/scores"] for entry in trainer.state.log_history]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": clock.seconds, "curve": scores, "memory": peak}))
+    device_memory = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps({"seconds": clock.seconds, "curve": scores, "device_memory": device_memory}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,17 @@ def results_path(ending: str) -> Path:
     return RESULTS / f"{date.today()}-{hardware()}{ending}"
 
 
+@cache
 def commit() -> str:
-    """Of the stages that are measured: a hash, with -dirty where files differ from it; empty outside a checkout."""
-    command = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty", "--exclude=*"]
+    """Of what is measured, when it was first asked for: a hash, with -dirty where code differs from it; empty outside a
+    checkout."""
+    code = ["stages", "conf", "benchmarks", ":!benchmarks/results"]
+    found = _git("rev-parse", "--short", "HEAD")
+    return f"{found}-dirty" if found and _git("status", "--porcelain", "--", *code) else found
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(RESULTS.parents[1]), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

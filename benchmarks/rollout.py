@@ -24,12 +24,14 @@ from stages.models.load import load_model
 from stages.rollout.sampler import Sampler
 
 Prompts = list[list[int]]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def with_sampler(
     folder: Path, dtype: torch.dtype, stops: list[int], group: int, new_tokens: int
 ) -> Callable[[Prompts], int]:
-    sampler = Sampler(load_model(folder), stops, dtype=dtype)
+    model: Any = load_model(folder)
+    sampler = Sampler(model.to(DEVICE), stops, dtype=dtype)
 
     def sample(prompts: Prompts) -> int:
         rollouts = sampler.sample(prompts, group, new_tokens, 1.0)
@@ -41,21 +43,23 @@ def with_sampler(
 def with_generate(
     folder: Path, dtype: torch.dtype, stops: list[int], group: int, new_tokens: int
 ) -> Callable[[Prompts], int]:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.to(DEVICE).eval()
     pad = AutoTokenizer.from_pretrained(folder).pad_token_id
 
     def sample(prompts: Prompts) -> int:
         width = max(map(len, prompts))
         rows = [prompt for prompt in prompts for _ in range(group)]
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=DEVICE)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
         found = model.generate(
             ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=new_tokens, eos_token_id=stops,
             pad_token_id=pad,
         )  # fmt: skip
         new = found[:, width:]  # tokens of a row up to its end, as TRL counts them
-        ended = torch.isin(new, torch.tensor(stops)).int().cumsum(1)
-        return int(((ended == 0) | ((ended == 1) & torch.isin(new, torch.tensor(stops)))).sum())
+        stop = torch.isin(new, torch.tensor(stops, device=DEVICE))
+        ended = stop.int().cumsum(1)
+        return int(((ended == 0) | ((ended == 1) & stop)).sum())
 
     return sample
 
@@ -76,7 +80,8 @@ def main() -> None:
         began = time.perf_counter()
         tokens.append(sample(prompts[step * batch : (step + 1) * batch]))
         seconds.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": seconds, "tokens": sum(tokens[WARM_UP:])}))
+    device_memory = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps({"seconds": seconds, "tokens": sum(tokens[WARM_UP:]), "device_memory": device_memory}))
 
 
 if __name__ == "__main__":

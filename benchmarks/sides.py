@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.works import ENVIRONMENTS, OURS, WARM_UP, Work
 from stages.heap import CHOICES
@@ -19,12 +24,14 @@ from stages.workspace import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-bench"
+THREADS = ("OMP_NUM_THREADS", "TREELINE_THREADS")  # both sides take every core
 
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of each step, and the peak of resident memory in GiB. `units` where they are not the same every step;
-    `curve` is the loss of each step, or its mean reward where the algorithm samples."""
+    """Seconds of each step, and the peak in GiB of resident memory, or of the GPU's where there is one. `units` where
+    they are not the same every step; `curve` is the loss of each step, or its mean reward where the algorithm samples.
+    """
 
     seconds: list[float]
     memory: float
@@ -64,15 +71,29 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         *work.overrides,
         f"hydra.run.dir={output}",
     ]
-    known = set(REFERENCES.glob("*"))
-    memory = _run(command, {})[1]
-    for table in set(REFERENCES.glob("*")) - known:  # the next round computes it again
-        table.unlink()
+    with _reference_computed_anew():
+        memory = _run(command, {})[1]
     timings = read_curves(ROOT / TIMINGS.format(stage=work.stage))
     curves = read_curves(output / work.stage / CURVES)
     reference = sum(value for _, value in timings.get("perf/reference_seconds", [])) / work.steps
     seconds = [value + reference for _, value in timings["perf/step_seconds"]]
+    if torch.cuda.is_available():
+        memory = max(value for _, value in timings["perf/peak_memory_gib"])
     return Run(seconds, memory, curve=[value for _, value in curves[work.curve]])
+
+
+@contextmanager
+def _reference_computed_anew() -> Iterator[None]:
+    """As a user's first run computes it: what others keep of references is set aside."""
+    aside = REFERENCES.with_name("reference-aside")
+    if REFERENCES.exists() and not aside.exists():
+        REFERENCES.rename(aside)
+    try:
+        yield
+    finally:
+        shutil.rmtree(REFERENCES, ignore_errors=True)
+        if aside.exists():
+            aside.rename(REFERENCES)
 
 
 def run_peer(
@@ -99,7 +120,7 @@ def run_peer(
         [str(python), str(ROOT / "benchmarks" / work.peer_script), str(path)], ENVIRONMENTS[config]
     )
     told = json.loads(printed.splitlines()[-1])
-    return Run(told["seconds"], memory, curve=told["curve"])
+    return Run(told["seconds"], told["device_memory"] or memory, curve=told["curve"])
 
 
 def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str]) -> Run:
@@ -109,12 +130,12 @@ def _run_rollout(side: str, work: Work, folder: Path, environment: dict[str, str
     path.write_text(json.dumps(job))
     printed, memory = _run([sys.executable, "-m", "benchmarks.rollout", side, str(path)], environment)
     told = json.loads(printed.splitlines()[-1])
-    return Run(told["seconds"], memory, told["tokens"])
+    return Run(told["seconds"], told["device_memory"] or memory, told["tokens"])
 
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
     """Its output, and the peak memory of its process in GiB. Raises RuntimeError with its last words where it fails."""
-    plain = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    plain = {name: value for name, value in os.environ.items() if name not in (*CHOICES, *THREADS)}
     environment = plain | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)} | environment
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=errors)

@@ -1,4 +1,4 @@
-"""README's table out of a file of results: `python -m benchmarks.table [benchmarks/results/<file>.json]`."""
+"""README's table out of a file of results: `python -m benchmarks.table benchmarks/results/<file>.json`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-
-from benchmarks.results import RESULTS
 
 HEAD = """| | Treeline | tuned TRL | ratio | to TRL's defaults | peak memory | to tuned TRL's | to its defaults' |
 |---|---|---|---|---|---|---|---|"""
@@ -23,7 +21,6 @@ LABELS = {
     "ppo": "PPO on 16 dialogues of HH-RLHF, all weights",
     "ppo_lora": "PPO, the same, LoRA on one backbone",
 }
-OPTIONAL = {"rollout_short", "ppo_lora"}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -60,20 +57,8 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def newest() -> Path:
-    """The last file of `benchmarks.bench` that has every work but the optional; its name is a date and hardware."""
-    return max(path for path in RESULTS.glob("*.json") if works_of(path) >= set(LABELS) - OPTIONAL)
-
-
-def works_of(path: Path) -> set[str]:
-    """Those that a file has results of. Curves and scaling have none."""
-    content = json.loads(path.read_text())
-    return {row["work"] for row in content if "work" in row} if isinstance(content, list) else set()
-
-
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
-    print(table(json.loads(path.read_text())))
+    print(table(json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from stages.layout import TILE
+
 Mask = Tensor | BlockMask  # additive [rows, 1, length, length], or boolean, or blocks
 Queries = Float[Tensor, "rows heads length size"]
 Keys = Float[Tensor, "rows shared width size"]
 Values = Float[Tensor, "rows shared width value_size"]
 
 
-SCORES = 2**24  # heads x length^2 of a row: above it, the fused kernel, which holds no scores
+BLOCK = 256  # queries, about, that are taken at once: keys behind the last are left out, for none sees what follows it
+SCORES = 2**24  # heads x queries x keys of a block: above it, the fused kernel, which holds no scores
 
 
 @torch.library.custom_op("treeline::attention", mutates_args=())
@@ -27,13 +30,26 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """By the fused kernel: what is attended to, [rows, length, heads, size], and each query's normalizer. `bias` is
-    added to the scores and has no gradient. An operator of its own, so that a compiled layer stays in one piece."""
+    added to the scores, hides what follows, and has no gradient. An operator of its own, so that a compiled layer stays
+    in one piece."""
     groups = query.shape[1] // key.shape[1]
     keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
-    found, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, attn_mask=bias, scale=scaling
-    )
-    return found.transpose(1, 2).contiguous(), normalizer.contiguous()
+    blocks = [
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[:, :, start:end], keys[:, :, :end], values[:, :, :end],
+            attn_mask=bias[:, :, start:end, :end], scale=scaling,
+        )
+        for start, end in _blocks(query.shape[2])
+    ]  # fmt: skip
+    found, normalizers = zip(*blocks, strict=True)
+    return torch.cat([block.transpose(1, 2) for block in found], 1).contiguous(), torch.cat(normalizers, 2)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """Where blocks of about BLOCK queries begin and end: alike, and in whole tiles."""
+    size = -(-length // max(1, round(length / BLOCK)))
+    size = -(-size // TILE) * TILE
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 @_attention.register_fake
@@ -86,16 +102,37 @@ def _row_backward(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, normalizer: Tensor, output_gradient: Tensor,
     query_gradient: Tensor, key_gradient: Tensor, value_gradient: Tensor, *, scaling: float,
 ) -> None:  # fmt: skip
-    """Of one row: [heads, length, size], keys and values [shared, length, size]. Heads that share a key (grouped-query
-    attention, Ainslie et al. 2023) are that key's queries."""
+    """Of one row: [heads, length, size], keys and values [shared, length, size]."""
+    wide = torch.promote_types(key.dtype, torch.float32)
+    sums = [torch.zeros_like(each, dtype=wide) for each in (key, value)]
+    for start, end in _blocks(query.shape[1]):
+        block, *found = _block_backward(
+            query[:, start:end], normalizer[:, start:end], output_gradient[:, start:end], key[:, :end],
+            value[:, :end], bias[:, start:end, :end], scaling,
+        )  # fmt: skip
+        query_gradient[:, start:end] = block
+        for total, part in zip(sums, found, strict=True):
+            total[:, :end] += part
+    key_gradient.copy_(sums[0])
+    value_gradient.copy_(sums[1])
+
+
+def _block_backward(
+    query: Tensor, normalizer: Tensor, output_gradient: Tensor, key: Tensor, value: Tensor, bias: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the queries, keys and values. Heads that share a key (grouped-query attention, Ainslie et al. 2023)
+    are that key's queries."""
     grouped, outward = (each.reshape(len(key), -1, each.shape[-1]) for each in (query, output_gradient))
     bias = bias.expand(len(query) // len(key), *bias.shape[1:]).flatten(0, 1)
     weights = _log_weights(grouped, key, bias, normalizer.reshape(len(key), -1, 1), scaling).exp_()
-    torch.bmm(weights.transpose(1, 2), outward, out=value_gradient)
     weight_gradient = torch.bmm(outward, value.transpose(1, 2))
     score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype).mul_(scaling)
-    torch.bmm(score_gradient, key, out=query_gradient.view_as(grouped))
-    torch.bmm(score_gradient.transpose(1, 2), grouped, out=key_gradient)
+    return (
+        torch.bmm(score_gradient, key).view(query.shape),
+        torch.bmm(score_gradient.transpose(1, 2), grouped),
+        torch.bmm(weights.transpose(1, 2), outward),
+    )
 
 
 def _log_weights(query: Tensor, key: Tensor, bias: Tensor, normalizer: Tensor, scaling: float) -> Tensor:
@@ -124,7 +161,7 @@ def attention(
             dtype = torch.get_autocast_dtype(query.device.type)
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return flex_attention_forward(module, query, key, value, attention_mask, **options)
-    if attention_mask is None or key.shape != value.shape or not _by_products(query, attention_mask, options):
+    if attention_mask is None or not _by_products(module, query, key, value, attention_mask, options):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (each.to(attention_mask.dtype) for each in (query, key, value))
@@ -135,11 +172,19 @@ def attention(
 AttentionInterface.register("sdpa", attention)
 
 
-def _by_products(query: Tensor, mask: Tensor, options: dict[str, Any]) -> bool:
-    """Where a CPU learns from rows of moderate length, and there is nothing but one additive mask for all heads."""
+def _by_products(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, options: dict[str, Any]
+) -> bool:
+    """Where a CPU learns from whole rows, whose cells see nothing that follows (in an encoder they do), and there is
+    nothing but one additive mask for all heads."""
     learns = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
+    whole = (
+        key.shape == value.shape and key.shape[2] == query.shape[2] and getattr(module, "is_causal", False)
+    )
     shared = mask.is_floating_point() and not mask.requires_grad and mask.shape[1] == 1
     other = options.get("dropout") or any(
         options.get(name) is not None for name in ("position_bias", "softcap")
     )
-    return learns and shared and not other and query[0].shape[0] * query.shape[2] ** 2 <= SCORES
+    _, heads, length, _ = query.shape
+    _, size = _blocks(length)[0]
+    return learns and whole and shared and not other and heads * size * length <= SCORES

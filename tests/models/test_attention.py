@@ -15,11 +15,16 @@ from stages.models.logprobs import completion_logprobs
 from tests.models.tiny import tiny_llama, tree
 
 
-def inputs(dtype: torch.dtype, shared: int = 2) -> list[Tensor]:
+class Causal(torch.nn.Module):
+    """As far as attention looks at the layer that asks."""
+
+    is_causal = True
+
+
+def inputs(dtype: torch.dtype, shared: int = 2, length: int = 11) -> list[Tensor]:
     """Queries of 6 heads, keys and values of `shared`, a tree's mask (two completions that do not see each other),
     and a gradient."""
     generator = torch.Generator().manual_seed(3)
-    length = 11
     shapes = [(2, 6, length, 16), (2, shared, length, 16), (2, shared, length, 16), (2, length, 6, 16)]
     query, key, value, gradient = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
     seen = torch.ones(2, 1, length, length, dtype=torch.bool).tril()
@@ -41,16 +46,22 @@ def gradients(function, query: Tensor, key: Tensor, value: Tensor, gradient: Ten
 
 
 @pytest.mark.parametrize("shared", [1, 2, 6])
-def test_gradients_are_those_of_plain_products(shared: int):
-    query, key, value, mask, gradient = inputs(torch.float64, shared)
-    module = torch.nn.Module()
+@pytest.mark.parametrize(("length", "blocks"), [(11, 1), (40, 2), (41, 3), (75, 5)])
+def test_gradients_are_those_of_plain_products(
+    shared: int, length: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention_module, "BLOCK", 16)
+    assert len(attention_module._blocks(length)) == blocks
+    query, key, value, mask, gradient = inputs(torch.float64, shared, length)
 
     def ours(*states: Tensor) -> Tensor:
-        return attention(module, *states, mask, scaling=0.3)[0]
+        return attention(Causal(), *states, mask, scaling=0.3)[0]
 
     def theirs(*states: Tensor) -> Tensor:
         return plain(*states, mask, 0.3)
 
+    learning = query.requires_grad_()
+    torch.testing.assert_close(ours(learning, key, value), theirs(query, key, value), rtol=1e-9, atol=1e-12)
     found, expected = (gradients(f, query, key, value, gradient) for f in (ours, theirs))
     for mine, exact in zip(found, expected, strict=True):
         assert exact.abs().max() > 0.1
@@ -62,10 +73,9 @@ def test_in_bf16_they_are_as_close_as_the_fused_kernels(size: int):
     """Also where scores are large: models with biased keys have some in the hundreds."""
     query, key, value, mask, gradient = inputs(torch.bfloat16)
     key = key * size
-    module = torch.nn.Module()
 
     def ours(*states: Tensor) -> Tensor:
-        return attention(module, *states, mask)[0]
+        return attention(Causal(), *states, mask)[0]
 
     def fused(*states: Tensor) -> Tensor:
         query, *rest = states
@@ -128,8 +138,18 @@ def test_what_has_more_than_our_mask_is_left_to_transformers(
         "sdpa_attention_forward",
         lambda _, query, *__, **___: (asked.append(1) or query, None),
     )
-    attention(torch.nn.Module(), query.requires_grad_(), key, value, mask, **options)
+    attention(Causal(), query.requires_grad_(), key, value, mask, **options)
     assert asked
+
+
+def test_an_encoder_sees_what_follows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention_module, "BLOCK", 16)
+    query, key, value, _, _ = inputs(torch.float64, 6, 40)
+    everything = torch.zeros(2, 1, 40, 40, dtype=torch.float64)
+    layer = Causal()
+    layer.is_causal = False
+    found, _ = attention(layer, query.requires_grad_(), key, value, everything, scaling=0.3)
+    torch.testing.assert_close(found, plain(query, key, value, everything, 0.3))
 
 
 def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch):
@@ -139,7 +159,7 @@ def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch)
     kinds = []
     for limit in (6 * 11**2, 6 * 11**2 - 1):
         monkeypatch.setattr(attention_module, "SCORES", limit)
-        states, _ = attention(torch.nn.Module(), query, key, value, mask)
+        states, _ = attention(Causal(), query, key, value, mask)
         kinds.append("treeline_attention" in str(_origins(states.grad_fn)))
     assert kinds == [True, False]
 

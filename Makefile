@@ -21,8 +21,9 @@ setup: $(READY) ## create .venv with the pinned packages, as every other target 
 
 repro: $(READY) ## run what has changed of the pipeline, then print the results and where to look next
 	@$(BIN)/python -m stages.check
-	@$(BIN)/dvc repro || { echo "stopped. Where no error stands above, the stage was killed, most often for want of memory"; \
-	    echo "(docs/troubleshooting.md). make repro goes on from the last checkpoint."; exit 1; }
+	@$(BIN)/dvc repro || { echo "stopped. Where DVC's line is the only error above, the stage was killed, most often for want of memory"; \
+	    echo "(docs/troubleshooting.md). make repro goes on from the last checkpoint; what samples or measures begins again."; \
+	    exit 1; }
 	@$(BIN)/python -m stages.results
 
 test: $(READY_DEV) ## lint, types, and every test

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stages.config.compose import CONF, ROOT, compose_config
@@ -40,12 +41,18 @@ def check(overrides: list[str]) -> None:
 
 
 def check_launch(config: DictConfig) -> None:
-    """The environment variable names a file of conf/launch, and its processes can share out every batch evenly."""
+    """The environment variable names a file of conf/launch, its device is there, and its processes can share out every
+    batch evenly."""
     kind = os.environ.get("TREELINE_LAUNCH", "cpu")
     known = [path.stem for path in (CONF / "launch").glob("*.yaml")]
     if kind not in known:
         raise UserError(f"TREELINE_LAUNCH: there is no conf/launch/{kind}.yaml{nearest(kind, known)}")
     launch = OmegaConf.load(CONF / "launch" / f"{kind}.yaml")
+    if not OmegaConf.select(launch, "use_cpu", default=False) and not torch.accelerator.is_available():
+        raise UserError(
+            f"TREELINE_LAUNCH: conf/launch/{kind}.yaml is for a GPU, and torch {torch.__version__} finds none: "
+            "install its build for yours, or leave the variable out"
+        )
     processes = OmegaConf.select(launch, "num_processes", default=1)
     trained = ["sft", *(["reward_model"] if needs_reward_model(config) else []), f"rl.{config.rl.algo}"]
     for section in trained:
@@ -89,7 +96,11 @@ def check_files(config: DictConfig) -> None:
     for role in ROLES:
         path = config.data[role].path
         if not (ROOT / path).exists():
-            raise UserError(f"data.{role}.path: there is no file or folder {path}")
+            folder = (ROOT / path).parent
+            near = (
+                nearest(Path(path).name, (each.name for each in folder.iterdir())) if folder.is_dir() else ""
+            )
+            raise UserError(f"data.{role}.path: there is no file or folder {path}{near}")
 
 
 def check_model(config: DictConfig) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stages import check
@@ -53,6 +54,28 @@ def test_another_model_than_the_one_that_prepare_saw_is_not_held_against_it(root
         check.check_model(model("models/a"))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_launch_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setenv("TREELINE_LAUNCH", "gpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    config = compose_config()
+    if there:
+        check.check_launch(config)
+        return
+    with pytest.raises(UserError, match="conf/launch/gpu.yaml is for a GPU, and torch .* finds none"):
+        check.check_launch(config)
+
+
+def test_a_path_that_is_not_there_gets_the_name_beside_it(root: Path) -> None:
+    (root / "data" / "raw").mkdir(parents=True)
+    (root / "data" / "raw" / "train.jsonl").touch()
+    config = compose_config(["data.sft.path=data/raw/trian.jsonl"])
+    with pytest.raises(
+        UserError, match=r"no file or folder data/raw/trian.jsonl; did you mean 'train.jsonl'\?"
+    ):
+        check.check_files(config)
+
+
 BATCHES = {
     "sft.batch_size=7": "sft.batch_size 7 cannot be shared out over the 2 processes of conf/launch/two.yaml",
     "reward_model.batch_size=9": "reward_model.batch_size 9 cannot be shared out",
@@ -65,8 +88,8 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
 ) -> None:
     (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "two.yaml").write_text("num_processes: 2\n")
-    (tmp_path / "launch" / "cpu.yaml").write_text("num_processes: 1\n")
+    (tmp_path / "launch" / "two.yaml").write_text("use_cpu: true\nnum_processes: 2\n")
+    (tmp_path / "launch" / "cpu.yaml").write_text("use_cpu: true\nnum_processes: 1\n")
     monkeypatch.setattr(check, "CONF", tmp_path)
     config = compose_config([override])
     monkeypatch.setenv("TREELINE_LAUNCH", "two")

@@ -64,7 +64,8 @@ def _sample(
     )
     sampler = Sampler(model, base.stop_token_ids, dtype=torch.bfloat16 if settings.bf16 else None)
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
-    log.info("sampling %d completions for each of %d prompts", sampling.num_generations, sum(map(len, sets)))
+    counts = " + ".join(str(len(examples)) for examples in sets)
+    log.info("sampling %d completions for each of %s prompts", sampling.num_generations, counts)
     ranked = []
     for number, examples in enumerate(sets):
         seed_step(run.config.seed, number, 0)

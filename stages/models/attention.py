@@ -185,6 +185,7 @@ def _by_products(
     other = options.get("dropout") or any(
         options.get(name) is not None for name in ("position_bias", "softcap")
     )
-    _, heads, length, _ = query.shape
-    _, size = _blocks(length)[0]
-    return learns and whole and shared and not other and heads * size * length <= SCORES
+    _, heads, length, _ = (
+        query.shape
+    )  # no branch on the length here: a compiled layer would be one for each case
+    return learns and whole and shared and not other and heads * BLOCK * length <= SCORES

@@ -157,7 +157,8 @@ def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch)
     query.requires_grad_()
     key, value = (each.repeat_interleave(3, 1) for each in (key, value))
     kinds = []
-    for limit in (6 * 11**2, 6 * 11**2 - 1):
+    most = 6 * attention_module.BLOCK * 11
+    for limit in (most, most - 1):
         monkeypatch.setattr(attention_module, "SCORES", limit)
         states, _ = attention(Causal(), query, key, value, mask)
         kinds.append("treeline_attention" in str(_origins(states.grad_fn)))

@@ -9,7 +9,7 @@ READY_DEV := $(VENV)/.ready-dev
 PEERS := .venv-bench/trl .venv-bench/trl-1.12
 PORT ?= 5000
 
-# `accelerate`, which dvc.yaml names, must be the one of this environment.
+# `accelerate-launch`, which dvc.yaml names, must be the one of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup repro test ui check bench lint clean

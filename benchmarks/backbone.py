@@ -51,13 +51,14 @@ def main() -> None:
     rows = [shortened(row, tokenizer, PPO["max_new_tokens"]) for row in read_rows(ppo, arguments.data)]
     folder = CACHE / NAME
     overrides = prepare(ppo, rows, folder)
+    given = conditions(ppo)
     pairs: list[tuple[float, float]] = []
     for _ in range(arguments.rounds):
         mine, theirs = (run_ours(work, overrides, folder).memory for work in (ppo, sft))
         print(f"PPO {mine:.2f} GiB, SFT {theirs:.2f} GiB", file=sys.stderr)
         pairs.append((mine, theirs))
     peer = {"peer_version": "SFT with LoRA on as many tokens", "peer_config": "sft_lora"}
-    result = {"work": f"{NAME}_memory", "unit": "GiB"} | peer | conditions(ppo) | summary(pairs)
+    result = {"work": f"{NAME}_memory", "unit": "GiB"} | peer | given | summary(pairs)
     show([result])
     print(f"written to {write([result])}", file=sys.stderr)
 

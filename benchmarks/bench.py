@@ -26,7 +26,7 @@ from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
     """Two lines for each of the peer's configs: speed and peak memory. Our side runs once a round for all of them."""
-    commit()  # which it is now
+    given = conditions(work)  # before it runs: an edit meanwhile is not what was measured
     folder = CACHE / work.name
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
@@ -40,10 +40,12 @@ def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list
             print(
                 f"{work.name}: {ours[-1].show(work)} against {config} {runs[-1].show(work)}", file=sys.stderr
             )
-    return [result for config, runs in peers.items() for result in lines(work, config, ours, runs)]
+    return [result for config, runs in peers.items() for result in lines(work, config, given, ours, runs)]
 
 
-def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[dict[str, Any]]:
+def lines(
+    work: Work, config: str, given: dict[str, str], ours: list[Run], peers: list[Run]
+) -> list[dict[str, Any]]:
     """Speed and memory: medians of both sides, the median of the rounds' ratios, and its spread."""
     quantities = (
         (work.name, work.unit, lambda run: run.rate(work)),
@@ -51,7 +53,7 @@ def lines(work: Work, config: str, ours: list[Run], peers: list[Run]) -> list[di
     )
     return [
         {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
-        | conditions(work)
+        | given
         | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
         for name, unit, value in quantities
     ]

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,8 @@ def results_path(ending: str) -> Path:
     return RESULTS / f"{date.today()}-{hardware()}{ending}"
 
 
-@cache
 def commit() -> str:
-    """Of what is measured, when it was first asked for: a hash, with -dirty where code differs from it; empty outside a
-    checkout."""
+    """Of what is measured: a hash, with -dirty where code differs from it; empty outside a checkout."""
     code = ["stages", "conf", "benchmarks", ":!benchmarks/results"]
     found = _git("rev-parse", "--short", "HEAD")
     return f"{found}-dirty" if found and _git("status", "--porcelain", "--", *code) else found

@@ -86,7 +86,9 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
 def _reference_computed_anew() -> Iterator[None]:
     """As a user's first run computes it: what others keep of references is set aside."""
     aside = REFERENCES.with_name("reference-aside")
-    if REFERENCES.exists() and not aside.exists():
+    if aside.exists():  # a run that was killed left what it had computed
+        shutil.rmtree(REFERENCES, ignore_errors=True)
+    elif REFERENCES.exists():
         REFERENCES.rename(aside)
     try:
         yield

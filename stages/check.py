@@ -96,10 +96,8 @@ def check_files(config: DictConfig) -> None:
     for role in ROLES:
         path = config.data[role].path
         if not (ROOT / path).exists():
-            folder = (ROOT / path).parent
-            near = (
-                nearest(Path(path).name, (each.name for each in folder.iterdir())) if folder.is_dir() else ""
-            )
+            beside = (each.name for each in (ROOT / path).parent.glob("*"))
+            near = nearest(Path(path).name, beside)
             raise UserError(f"data.{role}.path: there is no file or folder {path}{near}")
 
 

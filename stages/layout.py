@@ -30,9 +30,8 @@ def layout(sizes: Sequence[int], shared: int, row_length: int) -> list[list[int]
     for count in range(1, len(sizes) + 1):
         if ENOUGH * (count * shared + max(total, count * largest)) >= least:  # and so with every larger count
             break
-        if (
-            _cost(count, shared + max(-(-total // count), largest), row_length) >= least
-        ):  # were they all alike
+        alike = shared + max(-(-total // count), largest)  # what the longest row has at best
+        if _cost(count, alike, row_length) >= least:
             continue
         rows = balanced(sizes, count)
         cost = _cost(count, shared + max(sum(sizes[index] for index in row) for row in rows), row_length)

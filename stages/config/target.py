@@ -28,7 +28,7 @@ def check_target(settings: Mapping[str, Any], positional: int, keywords: Sequenc
         signature.bind(*[None] * positional, **given | own)
     except TypeError as error:
         unknown = [name for name in own if name not in free]
-        hint = nearest(unknown[0], free) if unknown and free else ""
+        hint = nearest(unknown[0], free) if unknown else ""
         raise ValueError(f"{target} cannot be called: {error}{hint}") from error
 
 

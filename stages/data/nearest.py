@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say after an unknown name: `; did you mean 'beta'?`, or the known names where none is near."""
+    """What to say after an unknown name: `; did you mean 'beta'?`, or the known names where none is near; nothing where
+    there is none."""
     known = sorted(known)
+    if not known:
+        return ""
     lowered = {option.lower(): option for option in known}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if close:

@@ -73,7 +73,7 @@ class Project:
     def environment(self, **extra: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return kept | {
-            # dvc.yaml says `accelerate`: it must be the one beside this interpreter
+            # dvc.yaml says `accelerate-launch`: it must be the one beside this interpreter
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             # models of a few weights are slower on two threads, far slower when two of them share two cores
             "TREELINE_THREADS": "1",

@@ -84,26 +84,31 @@ class TransformersDecoder:
 
 def make_decoder(model: Any, dtype: torch.dtype) -> Decoder:
     """The native one where it can be built and, tried on a few tokens, computes what the model computes."""
-    return NativeDecoder(model, dtype) if _is_native(model) else TransformersDecoder(model, dtype)
-
-
-@torch.no_grad()
-def _is_native(model: Any) -> bool:
-    """Tried in the model's own precision and without adapters, so that no weight is copied for it."""
-    training, dtype = model.training, next(model.parameters()).dtype
+    training = model.training
     model.eval()
+    # Autocast, under which training asks for a sampler, would round one side of the comparison and not the other.
+    with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        differs = _differs(model)
+    model.train(training)
+    if differs:
+        log.info("sampled by the model's own forward (same result, slower): %s", differs)
+    return TransformersDecoder(model, dtype) if differs else NativeDecoder(model, dtype)
+
+
+def _differs(model: Any) -> str:
+    """Why `model` is not of the common block; empty where it is. Tried in its own precision and without adapters, so
+    that no weight is copied for it."""
+    dtype = next(model.parameters()).dtype
     try:
         with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
             decoders = NativeDecoder(model, dtype), TransformersDecoder(model, dtype)
             far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
             close = 1e-3 if dtype.itemsize > 2 else 5e-2
             pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))
-            return all(_agree(mine, theirs, close) for mine, theirs in pairs)
+            agree = all(_agree(mine, theirs, close) for mine, theirs in pairs)
+            return "" if agree else f"{type(model).__name__} computes otherwise"
     except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
-        log.debug("%s is sampled by its own forward: %s", type(model).__name__, error)
-        return False
-    finally:
-        model.train(training)
+        return f"{type(model).__name__}: {error}"
 
 
 def _agree(mine: Tensor, theirs: Tensor, close: float) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
@@ -31,6 +31,16 @@ def model_of(config):
 def test_the_common_block_is_run_natively_and_others_by_their_own_forward(name: str):
     native = name in ("llama", "qwen2", "qwen3", "mistral")
     assert isinstance(make_decoder(model_of(CONFIGS[name]), torch.float32), NativeDecoder) == native
+
+
+def test_it_is_found_under_autocast_too_where_a_training_stage_asks_for_it():
+    torch.manual_seed(0)
+    wide = LlamaConfig(
+        **SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 32}
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        made = [make_decoder(model_of(wide), dtype) for dtype in (torch.bfloat16, torch.float32)]
+    assert [type(decoder) for decoder in made] == [NativeDecoder, NativeDecoder]
 
 
 def test_a_model_that_looks_alike_but_computes_otherwise_is_found_out():

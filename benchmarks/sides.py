@@ -72,7 +72,11 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
         f"hydra.run.dir={output}",
     ]
     with _reference_computed_anew():
-        memory = _run(command, {})[1]
+        printed, memory = _run(command, {})
+    if slower := [
+        line for line in printed.splitlines() if "slower" in line
+    ]:  # as each fall-back says in the log
+        raise RuntimeError(f"{work.name}, our side: {slower[0]}")
     timings = read_curves(ROOT / TIMINGS.format(stage=work.stage))
     curves = read_curves(output / work.stage / CURVES)
     reference = sum(value for _, value in timings.get("perf/reference_seconds", [])) / work.steps

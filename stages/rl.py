@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from hydra.utils import get_class
 from peft import PeftModel
@@ -45,7 +47,7 @@ def main(run: Stage) -> None:
 
     run_training(
         run, algorithm, rows, settings, accelerator,
-        evaluate=lambda: gold_accuracy(parts.sampler, held_out, judge, settings.max_new_tokens),
+        evaluate=partial(gold_accuracy, parts, held_out, judge, settings.max_new_tokens),
     )  # fmt: skip
 
     if run.is_main:

@@ -73,12 +73,15 @@ def attention_masks(
     """The mask in the form that `body` takes. `visible` gives the boolean or block mask for a sliding window (None: no
     window); `dtype` is that of the queries.
 
-    Models with several kinds of layer take one mask per kind.
+    Models with several kinds of layer take one mask per kind. Raises ValueError for kinds that see something else
+    (Llama 4's chunks).
     """
     window = getattr(body.config, "sliding_window", None)
     kinds = set(getattr(body.config, "layer_types", None) or [])
     if not kinds:
         return _as_taken(body, visible(window), dtype)
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"no mask of ours is for {', '.join(sorted(unknown))}")
     windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
     return {kind: _as_taken(body, visible(windows[kind]), dtype) for kind in kinds}
 

@@ -55,7 +55,7 @@ class TransformersDecoder:
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.source = model
         same = dtype == next(model.parameters()).dtype
-        self.model = model if same else copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        self.model = model if same else _narrowed(model, dtype)
         self.device = next(model.parameters()).device
 
     def refresh(self) -> None:
@@ -80,6 +80,15 @@ class TransformersDecoder:
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         return lm_head(self.model, states).float()
+
+
+def _narrowed(model: Any, dtype: torch.dtype) -> Any:
+    """A frozen copy with its weights in `dtype` and its buffers as they are: the frequencies of rotary positions,
+    rounded to bf16, would be a third of a radian off after 200 tokens."""
+    found = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in found.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return found
 
 
 def make_decoder(model: Any, dtype: torch.dtype) -> Decoder:

@@ -39,6 +39,7 @@ class Updates:
     def take(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on one batch; returns its metrics. Raises NonFiniteError with the examples saved."""
         rate = float(self.scheduler.get_last_lr()[0])
+        self.module.eval()  # as it is at first, after the held-out data: a compiled layer is compiled once for it
         with self.meter.phase("experience"), torch.no_grad(), self.accelerator.autocast():
             experience = list(self.algorithm.experience(batch))
         self.module.train()

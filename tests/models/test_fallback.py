@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
-from stages.models.hidden import backbone, probe
+from stages.models.hidden import attention_masks, backbone, probe
 from stages.models.logprobs import completion_logprobs
-from tests.models.tiny import tree
+from tests.models.tiny import tiny_llama, tree
 
 CONFIGS = {
     "mamba": MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=8),
@@ -46,3 +46,12 @@ def test_padded_rows_have_the_logprobs_and_gradients_of_each_row_alone(name: str
     torch.testing.assert_close(ours.logprobs[ours.mask], torch.cat(expected), rtol=1e-5, atol=1e-5)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_kind_of_layer_that_sees_neither_all_nor_a_window_gets_no_mask_of_ours():
+    model = tiny_llama()
+    model.config.layer_types = ["full_attention", "chunked_attention"]
+    probe(model)
+    assert not backbone(model).takes_trees
+    with pytest.raises(ValueError, match="chunked_attention"):
+        attention_masks(backbone(model), lambda _: torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.float32)

@@ -33,6 +33,15 @@ def test_the_common_block_is_run_natively_and_others_by_their_own_forward(name: 
     assert isinstance(make_decoder(model_of(CONFIGS[name]), torch.float32), NativeDecoder) == native
 
 
+def test_a_copy_in_bf16_keeps_its_rotary_frequencies():
+    model = model_of(CONFIGS["gemma"])
+    decoder = make_decoder(model, torch.bfloat16)
+    assert isinstance(decoder, TransformersDecoder)
+    assert {parameter.dtype for parameter in decoder.model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in decoder.model.buffers()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_it_is_found_under_autocast_too_where_a_training_stage_asks_for_it():
     torch.manual_seed(0)
     wide = LlamaConfig(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from stages.algorithms.parts import Parts
 from stages.data.examples import Example
-from stages.rollout.sampler import Sampler
+from stages.rewards.rewards import Rewards
 from stages.training.gold import gold_accuracy
 from tests.models.tiny import tiny_llama, tree
 
 PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41], [1, 13, 60]]
+
+
+def parts(policy: nn.Module) -> Parts:
+    return Parts(policy, [96], torch.float32, Rewards({}, {}))
 
 
 def test_it_is_the_share_of_greedy_answers_with_full_marks():
@@ -28,11 +34,12 @@ def test_it_is_the_share_of_greedy_answers_with_full_marks():
         return [1.0, 0.5, 1.0, 1.0]
 
     torch.manual_seed(4)
-    assert gold_accuracy(Sampler(model, [96]), examples, verifier, 5) == {"eval/gold_accuracy": 0.75}
+    assert gold_accuracy(parts(model), examples, verifier, 5) == {"eval/gold_accuracy": 0.75}
     assert max(lengths) == 5
 
 
 def test_there_is_none_without_a_verifier_or_prompts():
-    sampler = Sampler(tiny_llama(), [96])
-    assert gold_accuracy(sampler, [Example(tree([1]), "", None, {})], None, 5) == {}
-    assert gold_accuracy(sampler, [], lambda *_: [], 5) == {}
+    unused = parts(tiny_llama())
+    assert gold_accuracy(unused, [Example(tree([1]), "", None, {})], None, 5) == {}
+    assert gold_accuracy(unused, [], lambda *_: [], 5) == {}
+    assert "sampler" not in vars(unused)  # none was built

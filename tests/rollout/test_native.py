@@ -43,7 +43,6 @@ def test_a_copy_in_bf16_keeps_its_rotary_frequencies():
 
 
 def test_it_is_found_under_autocast_too_where_a_training_stage_asks_for_it():
-    torch.manual_seed(0)
     wide = LlamaConfig(
         **SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 32}
     )

@@ -28,10 +28,24 @@ def grouped_attention(
     transformers copies keys and values once per head instead, which is most of a decode step's memory traffic.
     """
     new, groups = query.shape[2], query.shape[1] // key.shape[1]
+    scale: float = scaling or query.shape[-1] ** -0.5
     grouped = as_key_queries(query, key.shape[1])
-    mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, groups, 1)
-    found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    if new == 1 and query.device.type == "cpu":
+        found = attention_weights(grouped @ key.mT, attention_mask, scale) @ value
+    else:
+        mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, groups, 1)
+        found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
     return found.unflatten(2, (groups, new)).flatten(1, 2).transpose(1, 2), None
+
+
+def attention_weights(
+    products: Float[Tensor, "rows shared queries width"],
+    mask: Float[Tensor, "rows 1 1 width"],
+    scaling: float,
+) -> Float[Tensor, "rows shared queries width"]:
+    """Of the keys, from their products with the queries, which are rounded; the rest is in float32. For the few queries
+    of a decode step, products of the whole batch take half of the time of torch's fused kernel for the CPU."""
+    return products.float().mul_(scaling).add_(mask).softmax(-1).to(products.dtype)
 
 
 def as_key_queries(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -13,29 +9,25 @@ from torch import Tensor
 
 from stages.rollout.attention import grouped_attention
 
-Visible = Callable[[int | None], Tensor]  # from a sliding window's size to a boolean mask
-Masks = list[Any]  # of each part that is attended to: what a model takes, for all its layers or by their kind
+TILE = 32  # slots by which buffers grow
 
 
 class KeyValueCache:
     """What transformers calls a cache, without its concatenation of the whole past at every token.
 
-    A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length. What is
-    attended to is as wide as the longest row, or, where `static`, as the buffers: the same shape at every step, and
-    no length is read back from the device.
+    A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length. Attention is to
+    whole buffers, behind a mask: a part of them would be copied for every product. So they hold little more than the
+    longest row, and grow as it does; where `static`, they stay as they are, and no length is read back from the device.
     """
 
-    def __init__(
-        self, lengths: Int[Tensor, " rows"], capacity: int, *, static: bool = False, offset: int = 0
-    ) -> None:
+    def __init__(self, lengths: Int[Tensor, " rows"], capacity: int, *, offset: int = 0) -> None:
         self.lengths = lengths  # tokens already stored, per row
         self.capacity = capacity
-        self.static = static
+        self.static = False
         self.offset = offset  # the position of the first slot
-        self.keys: list[Tensor] = []  # one [rows, capacity, heads, head_dim] per layer
+        self.keys: list[Tensor] = []  # one [rows, heads, capacity, head_dim] per layer
         self.values: list[Tensor] = []
-        # Of the current step: the slots that it writes, in the flattened buffers, and how many it attends to.
-        self._slots, self._width = lengths, 0
+        self._slots = lengths  # that the current step writes, in the flattened buffers
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
@@ -48,22 +40,18 @@ class KeyValueCache:
         """So many of the tokens that were written last are there to stay."""
         self.lengths += by  # in place: a recorded step knows its address
 
-    def masks(self, new: int, build: Callable[[Visible], Any]) -> Masks:
-        """What the `new` tokens about to be written may attend to, each part as `build` makes it."""
-        return [build(partial(self.visible, new))]
-
     def attend(
         self,
         queries: Float[Tensor, "rows heads new size"],
         keys: Float[Tensor, "rows shared new size"],
         values: Float[Tensor, "rows shared new size"],
-        masks: list[Tensor],
+        mask: Float[Tensor, "rows 1 new capacity"],
         layer: int,
         scaling: float,
     ) -> Float[Tensor, "rows new heads size"]:
         """Store the new tokens' keys and values, and attend to all that is there."""
         keys, values = self.update(keys, values, layer)
-        return grouped_attention(None, queries, keys, values, masks[0], scaling)[0]
+        return grouped_attention(None, queries, keys, values, mask, scaling)[0]
 
     def update(
         self,
@@ -72,25 +60,22 @@ class KeyValueCache:
         layer_idx: int,
         *_args,
         **_kwargs,
-    ) -> tuple[Float[Tensor, "rows heads width head_dim"], Float[Tensor, "rows heads width head_dim"]]:
+    ) -> tuple[Float[Tensor, "rows heads capacity head_dim"], Float[Tensor, "rows heads capacity head_dim"]]:
         """Called by each attention layer; returns what it attends to."""
-        rows, _, new, _ = keys.shape
+        rows, heads, new, _ = keys.shape
         if layer_idx == 0:
-            first = torch.arange(rows, device=keys.device)[:, None] * self.capacity
-            self._slots, self._width = (first + self._next(new)).flatten(), self.width(new)
+            first = torch.arange(rows * heads, device=keys.device).view(rows, heads, 1) * self.capacity
+            self._slots = (first + self._next(new)[:, None]).flatten()
         if layer_idx == len(self.keys):
             for store, tensor in ((self.keys, keys), (self.values, values)):
-                store.append(tensor.new_zeros(rows, self.capacity, tensor.shape[1], tensor.shape[3]))
+                store.append(tensor.new_zeros(rows, heads, self.capacity, tensor.shape[3]))
         for buffer, tensor in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
-            buffer.flatten(0, 1).index_copy_(0, self._slots, tensor.transpose(1, 2).flatten(0, 1))
-        return (
-            self.keys[layer_idx][:, : self._width].transpose(1, 2),
-            self.values[layer_idx][:, : self._width].transpose(1, 2),
-        )
+            buffer.view(-1, buffer.shape[-1]).index_copy_(0, self._slots, tensor.flatten(0, 2))
+        return self.keys[layer_idx], self.values[layer_idx]
 
-    def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
+    def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new capacity"]:
         """What each of the `new` tokens about to be written may attend to: its row's past, and itself."""
-        slots = torch.arange(self.width(new), device=self.lengths.device)
+        slots = torch.arange(self.capacity, device=self.lengths.device)
         last = self._next(new)[:, :, None]
         mask = slots <= last
         if window is not None:
@@ -119,13 +104,32 @@ class KeyValueCache:
                 buffer.index_copy_(0, to, buffer.index_select(0, source))
                 buffers[index] = buffer[:count]
         self.lengths = self.lengths[:count]
+        if not self.static:
+            self.resize(min(self.capacity, _tiles(self.get_seq_length())))
         return order
+
+    def reserve(self, new: int) -> None:
+        """Room for so many tokens more in each row."""
+        if not self.static and self.get_seq_length() + new > self.capacity:
+            self.resize(_tiles(self.get_seq_length() + new))
+
+    def resize(self, capacity: int) -> None:
+        """So many slots a row."""
+        if capacity != self.capacity:
+            for buffers in (self.keys, self.values):
+                for layer, buffer in enumerate(buffers):
+                    buffers[layer] = _resized(buffer, capacity)
+            self.capacity = capacity
 
     def allocate(self, like: KeyValueCache) -> None:
         """Buffers as another cache has them; otherwise the first tokens bring them."""
-        shape = (len(self.lengths), self.capacity)
-        self.keys = [keys.new_zeros(*shape, *keys.shape[2:]) for keys in like.keys]
-        self.values = [values.new_zeros(*shape, *values.shape[2:]) for values in like.values]
+        self.keys, self.values = (
+            [
+                each.new_zeros(len(self.lengths), each.shape[1], self.capacity, each.shape[3])
+                for each in buffers
+            ]
+            for buffers in (like.keys, like.values)
+        )
 
     def extend(self, other: KeyValueCache) -> None:
         """Append the rows of another cache, growing the narrower one's capacity."""
@@ -133,17 +137,18 @@ class KeyValueCache:
         self.lengths = torch.cat([self.lengths, other.lengths])
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (old, new) in enumerate(zip(mine, theirs, strict=True)):
-                mine[layer] = torch.cat([_widen(old, capacity), _widen(new, capacity)])
+                mine[layer] = torch.cat([_resized(old, capacity), _resized(new, capacity)])
         self.capacity = capacity
 
     def _next(self, new: int) -> Int[Tensor, "rows new"]:
         """The slots that the `new` tokens take in their rows."""
         return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
 
-    def width(self, new: int) -> int:
-        """How many slots are attended to, with `new` tokens more."""
-        return self.capacity if self.static else self.get_seq_length() + new
+
+def _tiles(slots: int) -> int:
+    """Rounded up."""
+    return -(-slots // TILE) * TILE
 
 
-def _widen(buffer: Tensor, capacity: int) -> Tensor:
-    return F.pad(buffer, (0, 0, 0, 0, 0, capacity - buffer.shape[1]))
+def _resized(buffer: Tensor, capacity: int) -> Tensor:
+    return F.pad(buffer, (0, 0, 0, capacity - buffer.shape[2]))

@@ -78,9 +78,11 @@ class InFlight:
         expand = torch.arange(len(chosen), device=device).repeat_interleave(self.group)
         cache: Any = prefilled
         if self.shares:
-            cache = SharedPromptCache(prefilled, self.group, self.max_new_tokens)
+            cache = SharedPromptCache(prefilled, self.group)
         else:
             prefilled.select(expand)
+            if self.decoder.static:
+                prefilled.resize(prefilled.capacity + self.max_new_tokens)
         rows = [Row(index) for index in admitted for _ in range(self.group)]
         self._draw(rows, self.decoder.logits(last)[expand])
         self.rows += rows
@@ -98,10 +100,11 @@ class InFlight:
             common_prefix(chosen), min(map(len, chosen)) - 1
         )  # every prompt keeps a token of its own
         widest = max(map(len, chosen))
-        cache = KeyValueCache(self._tensor([0]), widest + (0 if self.shares else self.max_new_tokens))
+        cache = KeyValueCache(self._tensor([0]), shared)
         if shared:
             self.decoder.states(self._tensor([chosen[0][:shared]]), cache)
             cache.advance(self._tensor([shared]))
+        cache.reserve(widest - shared)
         cache.select(self._tensor([0] * len(chosen)))
         own = [prompt[shared:] + [0] * (widest - len(prompt)) for prompt in chosen]
         states = self.decoder.states(self._tensor(own), cache)
@@ -112,6 +115,7 @@ class InFlight:
     def decode(self) -> None:
         """One token for every row; rows that have ended only keep their places."""
         last = self._tensor([[row.input_ids[-1]] for row in self.rows])
+        self.cache.reserve(1)
         if self.recorded:
             logits = self.recorded(last)
         else:

@@ -4,6 +4,7 @@ products fused and weights in the order that the hardware wants, a third of tran
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,9 +37,7 @@ class NativeDecoder:
         self.blocks = [_Block(layer, dtype) for layer in self.body.layers]
         self.head = Projection([model.get_output_embeddings()], dtype)
         self.device = self.body.embed_tokens.weight.device
-        # a window hides the prompt some time; on CUDA a step's shapes are to stay
-        windowed = getattr(self.body.config, "sliding_window", None) is not None
-        self.shares = self.device.type == "cpu" and not windowed
+        self.shares = self.device.type == "cpu"  # on CUDA a step's shapes are to stay
         rope = getattr(self.body.rotary_emb, "rope_type", "default")
         # these two look at the longest position, on the host: no graph can hold that
         self.static = self.device.type == "cuda" and rope not in ("dynamic", "longrope")
@@ -62,10 +61,10 @@ class NativeDecoder:
         cos, sin = self.body.rotary_emb(states, cache.positions(new))
         half = sin.shape[-1] // 2
         positions = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
-        masks = cache.masks(new, lambda visible: attention_masks(self.body, visible, self.head.dtype))
+        masks: Any = attention_masks(self.body, partial(cache.visible, new), self.head.dtype)
         for index, block in enumerate(self.blocks):
-            own = [mask[self._kind(index)] if isinstance(mask, dict) else mask for mask in masks]
-            states = block(states, positions, own, cache, index)
+            mask = masks[self._kind(index)] if isinstance(masks, dict) else masks
+            states = block(states, positions, mask, cache, index)
         return _norm(states[:cells], self.body.norm).view(rows, new, -1)
 
     def logits(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -96,17 +95,15 @@ class _Block:
         self.groups = attention.num_key_value_groups  # query heads per key head
 
     def __call__(
-        self, states: States, positions: Positions, masks: list[Tensor], cache: Cache, index: int
+        self, states: States, positions: Positions, mask: Tensor, cache: Cache, index: int
     ) -> States:
         states = states + self._attend(
-            _norm(states, self.layer.input_layernorm), positions, masks, cache, index
+            _norm(states, self.layer.input_layernorm), positions, mask, cache, index
         )
         gate, up = self.gate_up(_norm(states, self.layer.post_attention_layernorm)).chunk(2, -1)
         return states + self.down(self.activation(gate).mul_(up))
 
-    def _attend(
-        self, states: States, positions: Positions, masks: list[Tensor], cache: Cache, index: int
-    ) -> States:
+    def _attend(self, states: States, positions: Positions, mask: Tensor, cache: Cache, index: int) -> States:
         rows, new = positions[0].shape[:2]
         heads = self.heads(states)[: rows * new].view(rows, new, -1, self.attention.head_dim)
         kv_heads = heads.shape[2] // (self.groups + 2)
@@ -118,7 +115,7 @@ class _Block:
             turned = _rotate(heads[:, :, :-kv_heads], *positions).to(values.dtype)
         queries, keys = turned.split([kv_heads * self.groups, kv_heads], 2)
         queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))
-        mixed = cache.attend(queries, keys, values, masks, index, self.attention.scaling)
+        mixed = cache.attend(queries, keys, values, mask, index, self.attention.scaling)
         return self.output(_pad_rows(mixed.flatten(2).flatten(0, 1), len(states)))
 
 

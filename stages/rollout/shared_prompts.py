@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.rollout.attention import as_key_queries
-from stages.rollout.cache import KeyValueCache, Masks, Visible
+from stages.rollout.attention import as_key_queries, attention_weights
+from stages.rollout.cache import KeyValueCache
 
 SHARING_PAYS = (
     64  # tokens of the longest prompt: copies of shorter ones cost less than attention in two parts
@@ -19,21 +18,23 @@ SHARING_PAYS = (
 
 
 class SharedPromptCache:
-    """Decoding by attention in two parts, one to the prompts and one to the rows' own tokens, merged by their logsumexp
-    (Juravsky et al. 2024, "Hydragen"). On the CPU, whose kernel returns it, and for models without a sliding window,
-    which would hide the prompt some time.
+    """Decoding by attention whose products are taken in two parts, one with the prompts and one with the rows' own
+    tokens (Juravsky et al. 2024, "Hydragen").
 
     What the native decoder and the sampler ask of a KeyValueCache, it has too.
     """
 
-    def __init__(self, prompts: KeyValueCache, group: int, max_new_tokens: int) -> None:
+    def __init__(self, prompts: KeyValueCache, group: int) -> None:
         """`group` rows for each row of `prompts`, in order."""
         count = len(prompts.lengths)
         self.static = False
         self.prompts = prompts
-        self.own = KeyValueCache(prompts.lengths.new_zeros(count * group), max_new_tokens)
+        self.own = KeyValueCache(prompts.lengths.new_zeros(count * group), 0)
         self.own.allocate(prompts)
         self._arrange([prompt for prompt in range(count) for _ in range(group)])
+
+    def reserve(self, new: int) -> None:
+        self.own.reserve(new)
 
     def advance(self, by: Int[Tensor, " rows"]) -> None:
         self.own.advance(by)
@@ -41,28 +42,41 @@ class SharedPromptCache:
     def positions(self, new: int) -> Int[Tensor, "rows new"]:
         return self.prompts.lengths[self._prompt_of, None] + self.own.positions(new)
 
-    def masks(self, new: int, build: Callable[[Visible], Any]) -> Masks:
-        return [build(self._visible_prompt), *self.own.masks(new, build)]
+    def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new width"]:
+        """What each of the `new` tokens about to be written may attend to: its prompt, its row's past, and itself."""
+        slots = torch.arange(self.prompts.capacity, device=self._prompt_of.device)
+        mask = (slots < self.prompts.lengths[self._prompt_of, None, None]).expand(-1, new, -1)
+        if window is not None:
+            mask = mask & (slots > self.positions(new)[:, :, None] - window)
+        return torch.cat([mask[:, None], self.own.visible(new, window)], -1)
 
     def attend(
         self,
         queries: Float[Tensor, "rows heads 1 size"],
         keys: Float[Tensor, "rows shared 1 size"],
         values: Float[Tensor, "rows shared 1 size"],
-        masks: list[Tensor],
+        mask: Float[Tensor, "rows 1 1 width"],
         layer: int,
         scaling: float,
     ) -> Float[Tensor, "rows 1 heads size"]:
+        """Store the new tokens' keys and values, and attend to all that is there."""
         grouped = as_key_queries(queries, keys.shape[1])
-        own, own_logsumexp = _part(grouped, *self.own.update(keys, values, layer), masks[1], scaling)
-        together = grouped[self._members].unflatten(0, (len(self.prompts.lengths), -1)).transpose(1, 2)
-        places = together.shape[2:4]  # rows of a prompt, queries of a row
-        found = _part(together.flatten(2, 3), *self._prompt(layer), masks[0], scaling)
-        prompt, logsumexp = (
-            each.unflatten(2, places).transpose(1, 2).flatten(0, 1)[self._place_of] for each in found
-        )
-        share = torch.sigmoid(logsumexp - own_logsumexp)[..., None]  # of the prompt in the softmax's sum
-        return torch.lerp(own, prompt, share.to(own.dtype)).flatten(1, 2)[:, None]
+        keys, values = self.own.update(keys, values, layer)
+        scores = [self._with_prompts(grouped, self.prompts.keys[layer].mT), grouped @ keys.mT]
+        weights = attention_weights(torch.cat(scores, -1), mask, scaling)
+        of_prompt, of_own = weights.split([self.prompts.capacity, self.own.capacity], -1)
+        found = self._with_prompts(of_prompt, self.prompts.values[layer]).add_(of_own @ values)
+        return found.flatten(1, 2)[:, None]
+
+    def _with_prompts(
+        self,
+        left: Float[Tensor, "rows shared queries inner"],
+        right: Float[Tensor, "prompts shared inner outer"],
+    ) -> Float[Tensor, "rows shared queries outer"]:
+        """The product of each row's part with its prompt's, those of a prompt in one."""
+        together = left.flatten(0, 1)[self._members]
+        found = (together.flatten(2, 3) @ right).unflatten(2, together.shape[2:4])
+        return found.flatten(0, 2)[self._places].view(*left.shape[:3], -1)
 
     def shrink(self, running: list[int]) -> list[int]:
         """Keep these rows, and the prompts that have some; returns who is where."""
@@ -85,32 +99,18 @@ class SharedPromptCache:
         self._arrange(prompts)
 
     def _arrange(self, prompts: list[int]) -> None:
-        """Note which rows belong to each prompt, padded with row 0 to equally many, and where each row is in that."""
+        """Note which rows belong to each prompt, padded with row 0 to equally many, and where each row is in that; both
+        as indices of pairs of a row, or of its place, and a head of the keys."""
         members = defaultdict(list)
         for row, prompt in enumerate(prompts):
             members[prompt].append(row)
         width = max(map(len, members.values()), default=0)
-        padded = [row for _, rows in sorted(members.items()) for row in rows + [0] * (width - len(rows))]
-        places = {
-            row: prompt * width + place for prompt, rows in members.items() for place, row in enumerate(rows)
-        }
-        self._longest = self.prompts.width(0)  # read once here, not in every layer of every step
-        self._prompt_of, self._members, self._place_of = (
-            torch.tensor(indices, dtype=torch.long, device=self.own.lengths.device)
-            for indices in (prompts, padded, [places[row] for row in range(len(prompts))])
-        )
-
-    def _prompt(self, layer: int) -> tuple[Tensor, Tensor]:
-        keys, values = self.prompts.keys[layer], self.prompts.values[layer]
-        return keys[:, : self._longest].transpose(1, 2), values[:, : self._longest].transpose(1, 2)
-
-    def _visible_prompt(self, _window: int | None) -> Bool[Tensor, "prompts 1 1 width"]:
-        slots = torch.arange(self._longest, device=self.prompts.lengths.device)
-        return (slots < self.prompts.lengths[:, None])[:, None, None]
-
-
-def _part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Attention to some of the keys, and the logarithm of the sum of their weights."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=mask, scale=scaling
-    )
+        padded = [rows + [0] * (width - len(rows)) for _, rows in sorted(members.items())]
+        place_of = {row: place for rows in members.values() for place, row in enumerate(rows)}
+        index = partial(torch.tensor, dtype=torch.long, device=self.own.lengths.device)
+        self._prompt_of = index(prompts)
+        heads = self.prompts.keys[0].shape[1]
+        head = torch.arange(heads, device=self._prompt_of.device)
+        self._members = index(padded).view(-1, 1, width) * heads + head[:, None]
+        in_order = index([place_of[row] for row in range(len(prompts))])
+        self._places = ((self._prompt_of[:, None] * heads + head) * width + in_order[:, None]).flatten()

@@ -186,7 +186,7 @@ def test_rows_that_go_are_replaced_by_the_last_ones():
     cache.update(keys, -keys, 0)
     assert cache.shrink([1, 3, 4]) == [3, 1, 4]
     assert cache.lengths.tolist() == [1, 2, 2]
-    assert cache.keys[0].shape == (3, 4, 2, 8)
+    assert cache.keys[0].shape == (3, 2, 4, 8)
     for row, (owner, slot) in enumerate([(3, 1), (1, 2), (4, 2)]):
-        assert cache.keys[0][row, slot].unique().tolist() == [owner]
-        assert cache.values[0][row, slot].unique().tolist() == [-owner]
+        assert cache.keys[0][row, :, slot].unique().tolist() == [owner]
+        assert cache.values[0][row, :, slot].unique().tolist() == [-owner]

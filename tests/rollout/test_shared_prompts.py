@@ -14,7 +14,7 @@ from stages.rollout.shared_prompts import SharedPromptCache
 from tests.models.test_trees import CONFIGS
 from tests.rollout.test_native import PROMPTS, model_of
 
-NATIVE = ["llama", "qwen2", "qwen3"]
+NATIVE = ["llama", "mistral", "qwen2", "qwen3"]
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
 
     class Seen(SharedPromptCache):
-        def __init__(self, prompts: KeyValueCache, group: int, max_new_tokens: int) -> None:
-            super().__init__(prompts, group, max_new_tokens)
+        def __init__(self, prompts: KeyValueCache, group: int) -> None:
+            super().__init__(prompts, group)
             made.append(len(self.own.lengths))
 
     monkeypatch.setattr(in_flight, "SHARING_PAYS", 7)  # as many as PROMPTS' longest has
@@ -78,22 +78,18 @@ def test_shared_where_it_pays(longest: int, group: int, shared: bool, seen: list
     assert seen == ([4] if shared else [])
 
 
-def test_behind_a_sliding_window_nothing_is_shared(seen: list[int]):
-    Sampler(model_of(CONFIGS["mistral"]), [2]).sample(PROMPTS, 3, 4)
-    assert seen == []
-
-
 def test_no_prompt_is_copied_and_one_without_rows_goes():
     prompts = KeyValueCache(torch.tensor([2, 3]), 3)
-    prompts.keys = [torch.randn(2, 3, 1, 8)]
-    prompts.values = [torch.randn(2, 3, 1, 8)]
+    prompts.keys = [torch.randn(2, 1, 3, 8)]
+    prompts.values = [torch.randn(2, 1, 3, 8)]
     second = prompts.keys[0][1].clone()
-    cache = SharedPromptCache(prompts, 4, 5)
+    cache = SharedPromptCache(prompts, 4)
+    cache.reserve(1)
     keys = torch.randn(8, 1, 1, 8)
-    masks = cache.masks(1, lambda visible: torch.zeros(()).expand(visible(None).shape))
-    found = cache.attend(torch.randn(8, 2, 1, 8), keys, keys, masks, 0, 1.0)
+    mask = torch.zeros(()).expand(cache.visible(1, None).shape)
+    found = cache.attend(torch.randn(8, 2, 1, 8), keys, keys, mask, 0, 1.0)
     assert found.shape == (8, 1, 2, 8)
-    assert cache.prompts.keys[0].shape == (2, 3, 1, 8) and cache.own.keys[0].shape == (8, 5, 1, 8)
+    assert cache.prompts.keys[0].shape == (2, 1, 3, 8) and cache.own.keys[0].shape == (8, 1, 4, 8)
     assert cache.positions(1).flatten().tolist() == [2, 2, 2, 2, 3, 3, 3, 3]
     assert cache.shrink([5, 7]) == [5, 7]
     torch.testing.assert_close(cache.prompts.keys[0], second[None])

@@ -110,7 +110,7 @@ def _differs(model: Any) -> str:
     dtype = next(model.parameters()).dtype
     try:
         with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
-            decoders = NativeDecoder(model, dtype), TransformersDecoder(model, dtype)
+            decoders = NativeDecoder(model, dtype, packs=False), TransformersDecoder(model, dtype)
             far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
             close = 1e-3 if dtype.itemsize > 2 else 5e-2
             pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))

@@ -27,15 +27,16 @@ Positions = tuple[
 
 class NativeDecoder:
     """The residual stream keeps the precision of the model's weights and products are in `dtype`, as under autocast.
+    Without `packs`, weights in `dtype` are used where they are: slower, and no memory is taken for a copy.
 
     Raises AttributeError or TypeError for a model that is built otherwise.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, *, packs: bool = True) -> None:
         self.model = model
         self.body: Any = backbone(model)
-        self.blocks = [_Block(layer, dtype) for layer in self.body.layers]
-        self.head = Projection([model.get_output_embeddings()], dtype)
+        self.blocks = [_Block(layer, dtype, packs) for layer in self.body.layers]
+        self.head = Projection([model.get_output_embeddings()], dtype, packs)
         self.device = self.body.embed_tokens.weight.device
         self.shares = self.device.type == "cpu"  # on CUDA a step's shapes are to stay
         rope = getattr(self.body.rotary_emb, "rope_type", "default")
@@ -85,13 +86,13 @@ class NativeDecoder:
 
 
 class _Block:
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype, packs: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.attention, self.activation = layer, attention, mlp.act_fn
-        self.heads = Projection([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
-        self.output = Projection([attention.o_proj], dtype)
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], dtype)
-        self.down = Projection([mlp.down_proj], dtype)
+        self.heads = Projection([attention.q_proj, attention.k_proj, attention.v_proj], dtype, packs)
+        self.output = Projection([attention.o_proj], dtype, packs)
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], dtype, packs)
+        self.down = Projection([mlp.down_proj], dtype, packs)
         self.groups = attention.num_key_value_groups  # query heads per key head
 
     def __call__(

@@ -18,19 +18,21 @@ ROWS = 32  # a hint for the order that packed weights are kept in: they serve an
 class Projection:
     """Layers that read the same input. `refresh` takes their weights over; calling gives their outputs, concatenated.
 
-    Weights are copied and fused to one matrix, unless the copy would be what they are already.
+    Weights are copied and fused to one matrix, unless the copy would be what they are already; with `packs`, into the
+    order that the hardware multiplies in.
     Raises TypeError for layers that are not plain linear ones, with LoRA or without.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype, packs: bool) -> None:
         self.layers, self.dtype = layers, dtype
+        self.packs = packs and _packs(dtype)
         self.parts: list[tuple[Tensor, Tensor | None]] = []
 
     @torch.no_grad()
     def refresh(self) -> None:
         parts = [_effective(layer) for layer in self.layers]
         device = parts[0][0].device.type
-        packs = device == "cpu" and _packs(self.dtype)
+        packs = device == "cpu" and self.packs
         same = all(isinstance(weight, nn.Parameter) and weight.dtype == self.dtype for weight, _ in parts)
         if same and not packs:
             self.parts = parts

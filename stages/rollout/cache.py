@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.rollout.attention import grouped_attention
 
-TILE = 32  # slots by which buffers grow
+GROWTH = 32  # slots by which buffers grow
 
 
 class KeyValueCache:
@@ -17,17 +17,19 @@ class KeyValueCache:
 
     A prefill writes a run of slots, a decode step one slot per row; both begin at the row's own length. Attention is to
     whole buffers, behind a mask: a part of them would be copied for every product. So they hold little more than the
-    longest row, and grow as it does; where `static`, they stay as they are, and no length is read back from the device.
+    longest row, and grow as it does.
     """
 
     def __init__(self, lengths: Int[Tensor, " rows"], capacity: int, *, offset: int = 0) -> None:
         self.lengths = lengths  # tokens already stored, per row
         self.capacity = capacity
+        # Set once there is room for all that will come: a recorded step knows the buffers' addresses, and no length is
+        # read back from the device.
         self.static = False
         self.offset = offset  # the position of the first slot
         self.keys: list[Tensor] = []  # one [rows, heads, capacity, head_dim] per layer
         self.values: list[Tensor] = []
-        self._slots = lengths  # that the current step writes, in the flattened buffers
+        self._places: tuple[Tensor, Tensor]  # that the current step writes: rows and slots, each [rows, new]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
@@ -64,13 +66,12 @@ class KeyValueCache:
         """Called by each attention layer; returns what it attends to."""
         rows, heads, new, _ = keys.shape
         if layer_idx == 0:
-            first = torch.arange(rows * heads, device=keys.device).view(rows, heads, 1) * self.capacity
-            self._slots = (first + self._next(new)[:, None]).flatten()
+            self._places = torch.arange(rows, device=keys.device)[:, None], self._next(new)
         if layer_idx == len(self.keys):
             for store, tensor in ((self.keys, keys), (self.values, values)):
                 store.append(tensor.new_zeros(rows, heads, self.capacity, tensor.shape[3]))
         for buffer, tensor in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
-            buffer.view(-1, buffer.shape[-1]).index_copy_(0, self._slots, tensor.flatten(0, 2))
+            buffer.transpose(1, 2)[self._places] = tensor.transpose(1, 2)
         return self.keys[layer_idx], self.values[layer_idx]
 
     def visible(self, new: int, window: int | None) -> Bool[Tensor, "rows 1 new capacity"]:
@@ -105,21 +106,20 @@ class KeyValueCache:
                 buffers[index] = buffer[:count]
         self.lengths = self.lengths[:count]
         if not self.static:
-            self.resize(min(self.capacity, _tiles(self.get_seq_length())))
+            self.resize(min(self.capacity, capacity_for(self.get_seq_length())))
         return order
 
     def reserve(self, new: int) -> None:
         """Room for so many tokens more in each row."""
-        if not self.static and self.get_seq_length() + new > self.capacity:
-            self.resize(_tiles(self.get_seq_length() + new))
+        if not self.static and (needed := self.get_seq_length() + new) > self.capacity:
+            self.resize(capacity_for(needed))
 
     def resize(self, capacity: int) -> None:
         """So many slots a row."""
-        if capacity != self.capacity:
-            for buffers in (self.keys, self.values):
-                for layer, buffer in enumerate(buffers):
-                    buffers[layer] = _resized(buffer, capacity)
-            self.capacity = capacity
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                buffers[layer] = _resized(buffer, capacity)
+        self.capacity = capacity
 
     def allocate(self, like: KeyValueCache) -> None:
         """Buffers as another cache has them; otherwise the first tokens bring them."""
@@ -145,10 +145,11 @@ class KeyValueCache:
         return self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
 
 
-def _tiles(slots: int) -> int:
-    """Rounded up."""
-    return -(-slots // TILE) * TILE
+def capacity_for(slots: int) -> int:
+    """What buffers that hold so many slots are grown to."""
+    return -(-slots // GROWTH) * GROWTH
 
 
 def _resized(buffer: Tensor, capacity: int) -> Tensor:
-    return F.pad(buffer, (0, 0, 0, capacity - buffer.shape[2]))
+    more = capacity - buffer.shape[2]
+    return F.pad(buffer, (0, 0, 0, more)) if more else buffer

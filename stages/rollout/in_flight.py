@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.packing import common_prefix
-from stages.rollout.cache import KeyValueCache
+from stages.rollout.cache import KeyValueCache, capacity_for
 from stages.rollout.decoder import Decoder
 from stages.rollout.recorded import RecordedStep
 from stages.rollout.sampling import draw
@@ -64,9 +64,9 @@ class InFlight:
         widest = max(self.widest, longest)
         if self.shares:
             prompts = len({row.prompt for row in self.rows if not row.ended})
-            taken = prompts * widest + self.running * self.max_new_tokens
-            return max(max_tokens - taken, 0) // (widest + self.group * self.max_new_tokens)
-        width = widest + self.max_new_tokens
+            prompt, own = capacity_for(widest), capacity_for(self.max_new_tokens)
+            return max(max_tokens - prompts * prompt - self.running * own, 0) // (prompt + self.group * own)
+        width = capacity_for(widest + self.max_new_tokens)
         return max(max_tokens - self.running * width, 0) // (self.group * width)
 
     def prefill(self, admitted: list[int]) -> None:
@@ -82,7 +82,7 @@ class InFlight:
         else:
             prefilled.select(expand)
             if self.decoder.static:
-                prefilled.resize(prefilled.capacity + self.max_new_tokens)
+                prefilled.reserve(self.max_new_tokens)
         rows = [Row(index) for index in admitted for _ in range(self.group)]
         self._draw(rows, self.decoder.logits(last)[expand])
         self.rows += rows

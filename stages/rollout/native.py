@@ -15,7 +15,7 @@ from torch import Tensor
 from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import scaled_logits
 from stages.rollout.cache import KeyValueCache
-from stages.rollout.projection import Projection, quick_rows
+from stages.rollout.projection import Projection, can_pack, quick_rows
 from stages.rollout.shared_prompts import SharedPromptCache
 
 Cache = KeyValueCache | SharedPromptCache
@@ -35,9 +35,10 @@ class NativeDecoder:
     def __init__(self, model: Any, dtype: torch.dtype, *, packs: bool = True) -> None:
         self.model = model
         self.body: Any = backbone(model)
+        self.device = self.body.embed_tokens.weight.device
+        packs = packs and can_pack(self.device, dtype)
         self.blocks = [_Block(layer, dtype, packs) for layer in self.body.layers]
         self.head = Projection([model.get_output_embeddings()], dtype, packs)
-        self.device = self.body.embed_tokens.weight.device
         self.shares = self.device.type == "cpu"  # on CUDA a step's shapes are to stay
         rope = getattr(self.body.rotary_emb, "rope_type", "default")
         # these two look at the longest position, on the host: no graph can hold that

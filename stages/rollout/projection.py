@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,33 +19,32 @@ ROWS = 32  # a hint for the order that packed weights are kept in: they serve an
 class Projection:
     """Layers that read the same input. `refresh` takes their weights over; calling gives their outputs, concatenated.
 
-    Weights are copied and fused to one matrix, unless the copy would be what they are already; with `packs`, into the
-    order that the hardware multiplies in.
+    Weights are used where they are, if they can be. Otherwise, and always with `packs`, they are copied and fused to
+    one matrix, with `packs` in the order that the hardware multiplies in.
     Raises TypeError for layers that are not plain linear ones, with LoRA or without.
     """
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype, packs: bool) -> None:
         self.layers, self.dtype = layers, dtype
-        self.packs = packs and _packs(dtype)
+        self.packs = packs
         self.parts: list[tuple[Tensor, Tensor | None]] = []
 
     @torch.no_grad()
     def refresh(self) -> None:
         parts = [_effective(layer) for layer in self.layers]
-        device = parts[0][0].device.type
-        packs = device == "cpu" and self.packs
         same = all(isinstance(weight, nn.Parameter) and weight.dtype == self.dtype for weight, _ in parts)
-        if same and not packs:
+        if same and not self.packs:
             self.parts = parts
             return
         weight = torch.cat([weight.to(self.dtype) for weight, _ in parts])
         biases = [bias.to(self.dtype) for _, bias in parts if bias is not None]
         bias = torch.cat(biases) if biases else None
-        if device == "cpu":
-            # once, into the order that oneDNN multiplies in; otherwise that is done at every product
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) if packs else weight
-            self.parts = [(packed, bias)]
-        elif self.parts:  # in place: a captured graph knows addresses, not tensors
+        if (
+            self.packs
+        ):  # once, into the order that oneDNN multiplies in; otherwise that is done at every product
+            self.parts = [(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias)]
+        elif self.parts and not isinstance(self.parts[0][0], nn.Parameter):
+            # in place: a captured graph knows addresses, not tensors
             self.parts[0][0].copy_(weight)
             if bias is not None:
                 self.parts[0][1].copy_(bias)  # type: ignore[union-attr]
@@ -76,14 +76,21 @@ def _effective(layer: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def _packs(dtype: torch.dtype) -> bool:
+@cache
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN has an order of its own for weights in `dtype`. In float32 it halves the time of a product of 32
     rows, for which others order the weights anew each time."""
-    if not torch.backends.mkldnn.is_available():
+    known = dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
+    if device.type != "cpu" or not known:
         return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    states, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
+    try:
+        found = _linear(states, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), None)
+    except RuntimeError:
+        return False
+    return torch.equal(found, states)
 
 
 def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.rollout.attention import as_key_queries, attention_weights
+from stages.rollout.attention import as_key_queries, scaled_scores
 from stages.rollout.cache import KeyValueCache
 
-SHARING_PAYS = (
-    64  # tokens of the longest prompt: copies of shorter ones cost less than attention in two parts
-)
+# Tokens of the longest prompt: copies of shorter ones cost less than attention in two parts.
+SHARING_PAYS = 64
 
 
 class SharedPromptCache:
@@ -60,10 +59,15 @@ class SharedPromptCache:
         scaling: float,
     ) -> Float[Tensor, "rows 1 heads size"]:
         """Store the new tokens' keys and values, and attend to all that is there."""
-        grouped = as_key_queries(queries, keys.shape[1])
         keys, values = self.own.update(keys, values, layer)
-        scores = [self._with_prompts(grouped, self.prompts.keys[layer].mT), grouped @ keys.mT]
-        weights = attention_weights(torch.cat(scores, -1), mask, scaling)
+        grouped = as_key_queries(queries, keys.shape[1])
+
+        def products(dtype: torch.dtype) -> Tensor:
+            query, of_prompts, own = (each.to(dtype) for each in (grouped, self.prompts.keys[layer], keys))
+            return torch.cat([self._with_prompts(query, of_prompts.mT), query @ own.mT], -1)
+
+        scores = scaled_scores(products, keys.dtype, scaling)
+        weights = scores.add_(mask).softmax(-1).to(values.dtype)
         of_prompt, of_own = weights.split([self.prompts.capacity, self.own.capacity], -1)
         found = self._with_prompts(of_prompt, self.prompts.values[layer]).add_(of_own @ values)
         return found.flatten(1, 2)[:, None]
@@ -73,7 +77,7 @@ class SharedPromptCache:
         left: Float[Tensor, "rows shared queries inner"],
         right: Float[Tensor, "prompts shared inner outer"],
     ) -> Float[Tensor, "rows shared queries outer"]:
-        """The product of each row's part with its prompt's, those of a prompt in one."""
+        """`left` @ `right` of each row's prompt, in one product for all rows of a prompt."""
         together = left.flatten(0, 1)[self._members]
         found = (together.flatten(2, 3) @ right).unflatten(2, together.shape[2:4])
         return found.flatten(0, 2)[self._places].view(*left.shape[:3], -1)
@@ -99,18 +103,22 @@ class SharedPromptCache:
         self._arrange(prompts)
 
     def _arrange(self, prompts: list[int]) -> None:
-        """Note which rows belong to each prompt, padded with row 0 to equally many, and where each row is in that; both
-        as indices of pairs of a row, or of its place, and a head of the keys."""
+        """Note each row's prompt, the rows of each prompt, padded with row 0 to equally many, and where in that each
+        row is; the latter two for each head of the keys.
+        """
         members = defaultdict(list)
         for row, prompt in enumerate(prompts):
             members[prompt].append(row)
         width = max(map(len, members.values()), default=0)
         padded = [rows + [0] * (width - len(rows)) for _, rows in sorted(members.items())]
         place_of = {row: place for rows in members.values() for place, row in enumerate(rows)}
-        index = partial(torch.tensor, dtype=torch.long, device=self.own.lengths.device)
-        self._prompt_of = index(prompts)
+        as_index = partial(torch.tensor, dtype=torch.long, device=self.own.lengths.device)
         heads = self.prompts.keys[0].shape[1]
-        head = torch.arange(heads, device=self._prompt_of.device)
-        self._members = index(padded).view(-1, 1, width) * heads + head[:, None]
-        in_order = index([place_of[row] for row in range(len(prompts))])
-        self._places = ((self._prompt_of[:, None] * heads + head) * width + in_order[:, None]).flatten()
+        each_head = torch.arange(heads, device=self.own.lengths.device)
+        self._prompt_of = as_index(prompts)  # [rows]
+        # [prompts, heads, width], of [rows * heads]
+        self._members = as_index(padded).view(-1, 1, width) * heads + each_head[:, None]
+        # [rows * heads], of [prompts * heads * width]
+        places = as_index([place_of[row] for row in range(len(prompts))])
+        of_prompt = self._prompt_of[:, None] * heads + each_head
+        self._places = (of_prompt * width + places[:, None]).flatten()

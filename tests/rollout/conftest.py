@@ -6,6 +6,6 @@ from stages.rollout import cache
 
 
 @pytest.fixture(autouse=True)
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches grow and shrink within the tests' short texts."""
-    monkeypatch.setattr(cache, "TILE", 4)
+    monkeypatch.setattr(cache, "GROWTH", 4)

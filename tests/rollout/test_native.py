@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
+from stages.rollout import decoder as decoder_module
 from stages.rollout import in_flight, native
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.decoder import Decoder, TransformersDecoder, make_decoder
@@ -147,9 +148,16 @@ class EagerStep:
 
     def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor, pool: None) -> None:
         self.decoder, self.cache = decoder, cache
+        self.addresses = self._addresses()
         self.calls.append(0)
 
+    def _addresses(self) -> list[int]:
+        """Of all that a graph would read and write."""
+        buffers = [self.cache.lengths, *self.cache.keys, *self.cache.values]
+        return [self.cache.capacity, *(buffer.data_ptr() for buffer in buffers)]
+
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        assert self._addresses() == self.addresses
         self.calls[-1] += 1
         return self.decoder.logits(self.decoder.states(input_ids, self.cache)[:, 0])
 
@@ -180,13 +188,19 @@ def test_a_recorded_step_samples_as_a_plain_one():
     assert [r.tree for r in found] == [r.tree for r in expected]
 
 
-def test_rows_that_go_are_replaced_by_the_last_ones():
-    cache = KeyValueCache(torch.tensor([1, 2, 3, 1, 2]), 4)
-    keys = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 2, 1, 8)
-    cache.update(keys, -keys, 0)
-    assert cache.shrink([1, 3, 4]) == [3, 1, 4]
-    assert cache.lengths.tolist() == [1, 2, 2]
-    assert cache.keys[0].shape == (3, 2, 4, 8)
-    for row, (owner, slot) in enumerate([(3, 1), (1, 2), (4, 2)]):
-        assert cache.keys[0][row, :, slot].unique().tolist() == [owner]
-        assert cache.values[0][row, :, slot].unique().tolist() == [-owner]
+def test_the_trial_copies_no_weight(monkeypatch: pytest.MonkeyPatch):
+    made: list[NativeDecoder] = []
+
+    class Seen(NativeDecoder):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(decoder_module, "NativeDecoder", Seen)
+    model = model_of(CONFIGS["llama"])
+    make_decoder(model, torch.bfloat16)
+    trial, kept = made
+    weights = {weight.data_ptr() for weight in model.parameters()}
+    used = [weight for projection in trial._projections() for weight, _ in projection.parts]
+    assert len(used) == 2 * 7 + 1 and {weight.data_ptr() for weight in used} <= weights
+    assert not any(projection.parts for projection in kept._projections())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+from transformers import Qwen2Config
 
 from stages.models.logprobs import completion_logprobs
 from stages.rollout import in_flight
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.in_flight import InFlight
+from stages.rollout.rollout import Rollout
 from stages.rollout.sampler import Sampler
 from stages.rollout.shared_prompts import SharedPromptCache
 from tests.models.test_trees import CONFIGS
@@ -38,9 +43,14 @@ def test_greedy_equals_generate_token_for_token(name: str, max_tokens: int, seen
     model = model_of(CONFIGS[name])
     rollouts = Sampler(model, [2, 50], max_tokens).sample(PROMPTS, 3, 12, temperature=0.0)
     assert sum(seen) == 3 * len(PROMPTS) and (len(seen) > 1) == (max_tokens == 50)
+    assert_generate_gives(model, rollouts, [2, 50])
+
+
+def assert_generate_gives(model: Any, rollouts: list[Rollout], stops: Sequence[int] = (2,)) -> None:
+    """The 12 tokens that transformers' generate takes behind each prompt, at temperature 0."""
     for prompt, rollout in zip(PROMPTS, rollouts, strict=True):
-        expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2, 50],
-                                  pad_token_id=0)  # fmt: skip
+        expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+                                  eos_token_id=list(stops), pad_token_id=0)  # fmt: skip
         for node in rollout.tree.completions:
             assert node.input_ids == expected[0, len(prompt) :].tolist()
 
@@ -78,6 +88,19 @@ def test_shared_where_it_pays(longest: int, group: int, shared: bool, seen: list
     assert seen == ([4] if shared else [])
 
 
+def test_layers_with_and_without_a_window_share_too(seen: list[int]):
+    config = Qwen2Config(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, use_sliding_window=True, sliding_window=4,
+        max_window_layers=1, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    assert config.layer_types == ["full_attention", "sliding_attention"]
+    model = model_of(config)
+    rollouts = Sampler(model, [2]).sample(PROMPTS, 3, 12, temperature=0.0)
+    assert seen == [3 * len(PROMPTS)]
+    assert_generate_gives(model, rollouts)
+
+
 def test_no_prompt_is_copied_and_one_without_rows_goes():
     prompts = KeyValueCache(torch.tensor([2, 3]), 3)
     prompts.keys = [torch.randn(2, 1, 3, 8)]
@@ -96,15 +119,15 @@ def test_no_prompt_is_copied_and_one_without_rows_goes():
     assert cache.positions(1).flatten().tolist() == [3, 3]
 
 
-@pytest.mark.parametrize(("shares", "expected"), [(True, [7, 3]), (False, [5, 2])])
+@pytest.mark.parametrize(("shares", "expected"), [(True, [6, 3]), (False, [5, 2])])
 def test_the_budget_counts_slots(shares: bool, expected: list[int], seen: list[int]):
-    """The longest prompt has 7 tokens, a group 2 rows of 12 new ones: 7 + 2 * 12 slots where shared, else 2 * 19."""
+    """The longest prompt has 7 tokens, a group 2 rows of 12 new ones: 8 + 2 * 12 slots where shared, else 2 * 20."""
     sampler = Sampler(model_of(CONFIGS["llama"]), [2])
     sampler.decoder.shares = shares
     batch = InFlight(sampler.decoder, PROMPTS, 2, 12, 1.0)
     with torch.no_grad():
         sampler.decoder.refresh()
-        rooms = [batch.room(7, 221)]  # 7 * 31 + 4, 5 * 38 + 31
+        rooms = [batch.room(7, 221)]  # 6 * 32 + 29, 5 * 40 + 21
         batch.prefill([2, 0, 1])
-        rooms.append(batch.room(4, 200))  # 200 - 93 = 3 * 31 + 14, 200 - 114 = 2 * 38 + 10
+        rooms.append(batch.room(4, 200))  # 200 - 96 = 3 * 32 + 8, 200 - 120 = 2 * 40
     assert rooms == expected

@@ -32,14 +32,15 @@ class _Selected(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """d logprob / d logits = (one-hot - probabilities) / temperature."""
+        """d logprob / d logits = (one-hot - probabilities) / temperature, in the place of the logits: all activations
+        live when this runs. Passed a second time, autograd says that they were modified."""
         logits, ids, normalizer = ctx.saved_tensors
-        found = torch.empty_like(logits)
-        saved = (found, logits, ids, normalizer, gradients[0] / ctx.temperature)
-        for out, piece, chosen, norm, gradient in zip(*(each.split(ctx.rows) for each in saved), strict=True):
+        found = logits.detach()
+        saved = (found, ids, normalizer, gradients[0] / ctx.temperature)
+        for piece, chosen, norm, gradient in zip(*(each.split(ctx.rows) for each in saved), strict=True):
             probabilities = (_widened(piece, ctx.temperature) - norm[:, None]).exp_()
             whole = probabilities.mul_(-gradient[:, None])
-            out.copy_(whole.scatter_add_(-1, chosen[:, None], gradient[:, None]))
+            piece.copy_(whole.scatter_add_(-1, chosen[:, None], gradient[:, None]))
         return found, None, None
 
 
@@ -66,5 +67,5 @@ def selected_logprobs(
     logits: Float[Tensor, "rows vocab"], ids: Int[Tensor, " rows"], temperature: float
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Log-probability of each row's id under `logits / temperature`, and the entropy in nats, which has no gradient;
-    both in float32 at least."""
+    both in float32 at least. The backward overwrites `logits`: nothing else may need them."""
     return _Selected.apply(logits, ids, temperature)  # type: ignore[return-value]

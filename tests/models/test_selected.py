@@ -12,12 +12,17 @@ def test_values_and_gradient_are_those_of_log_softmax(temperature: float):
     torch.manual_seed(0)
     logits = (3 * torch.randn(7, 50, dtype=torch.float64)).requires_grad_()
     ids = torch.randint(0, 50, (7,))
-    logprobs, entropy = selected_logprobs(logits, ids, temperature)
+    logprobs, entropy = selected_logprobs(logits.clone(), ids, temperature)
     expected = torch.distributions.Categorical(logits=logits / temperature)
     torch.testing.assert_close(logprobs, expected.log_prob(ids))
     torch.testing.assert_close(entropy, expected.entropy().detach())
     assert not entropy.requires_grad
-    assert torch.autograd.gradcheck(lambda x: selected_logprobs(x, ids, temperature)[0], logits)
+    weights = torch.randn(7, dtype=torch.float64)
+    found, wanted = (
+        torch.autograd.grad((values * weights).sum(), logits)[0]
+        for values in (logprobs, expected.log_prob(ids))
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_token_too_unlikely_for_a_float_keeps_its_log_probability():
@@ -28,11 +33,22 @@ def test_a_token_too_unlikely_for_a_float_keeps_its_log_probability():
     assert logits.grad is not None and logits.grad.tolist() == [[0.0, -1.0, 1.0]]
 
 
-def test_the_logits_are_left_as_they_are():
+def test_the_forward_leaves_the_logits_as_they_are():
     logits = torch.randn(3, 9)
     before = logits.clone()
     selected_logprobs(logits, torch.tensor([1, 2, 3]), 1.0)
     assert torch.equal(logits, before)
+
+
+def test_the_gradient_takes_the_place_of_the_logits_and_is_computed_once():
+    states = torch.randn(3, 9, requires_grad=True)
+    logits, places = states + 1, []
+    logits.register_hook(lambda gradient: places.append(gradient.data_ptr()))
+    logprobs, _ = selected_logprobs(logits, torch.tensor([1, 2, 3]), 1.0)
+    logprobs.sum().backward(retain_graph=True)
+    assert places == [logits.data_ptr()]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logprobs.sum().backward()
 
 
 def test_the_entropy_is_not_rounded_under_autocast():
@@ -51,7 +67,7 @@ def test_many_rows_are_taken_a_few_at_a_time_with_the_same_result(monkeypatch: p
     found = {}
     for rows in (1, 3, 7, 100):
         monkeypatch.setattr(selected, "ROWS_ON_CPU", rows)
-        logprobs, entropy = selected_logprobs(logits, ids, 0.7)
+        logprobs, entropy = selected_logprobs(logits.clone(), ids, 0.7)
         (gradient,) = torch.autograd.grad((logprobs * weights).sum(), logits)
         found[rows] = (logprobs, entropy, gradient)
     for rows in (1, 3, 7):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 GROUPED = "grouped_queries"
+# of queries and keys, in the precision asked for
+Products = Callable[[torch.dtype], Float[Tensor, "rows shared queries width"]]
 LARGE = 64  # a scaled score: those below are at most 0.125 off in bf16
 
 
@@ -25,8 +27,8 @@ def grouped_attention(
     scaling: float | None = None,
     **_options: Any,
 ) -> tuple[Float[Tensor, "rows new heads size"], None]:
-    """Heads that share a key (grouped-query attention, Ainslie et al. 2023) become that key's queries, so
-    that nothing is copied for each of them.
+    """Heads that share a key (grouped-query attention, Ainslie et al. 2023) become that key's queries, and
+    nothing is copied for each of them.
 
     For the few queries of a decode step on a CPU, products of the whole batch take two thirds of the time of torch's
     fused kernel.
@@ -35,18 +37,25 @@ def grouped_attention(
     scale: float = scaling or query.shape[-1] ** -0.5
     grouped = as_key_queries(query, key.shape[1])
     if new == 1 and query.device.type == "cpu":
-        scores = scaled_scores(lambda dtype: grouped.to(dtype) @ key.to(dtype).mT, key.dtype, scale)
-        found = scores.add_(attention_mask).softmax(-1).to(value.dtype) @ value
+        weights = attention_weights(
+            lambda dtype: grouped.to(dtype) @ key.to(dtype).mT, key.dtype, attention_mask, scale
+        )
+        found = weights @ value
     else:
         mask = attention_mask if new == 1 else attention_mask.repeat(1, 1, groups, 1)
         found = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
     return found.unflatten(2, (groups, new)).flatten(1, 2).transpose(1, 2), None
 
 
+def attention_weights(
+    products: Products, dtype: torch.dtype, mask: Float[Tensor, "rows 1 1 width"], scaling: float
+) -> Float[Tensor, "rows shared queries width"]:
+    """In `dtype`, from scores in float32 or wider."""
+    return scaled_scores(products, dtype, scaling).add_(mask).softmax(-1).to(dtype)
+
+
 def scaled_scores(
-    products: Callable[[torch.dtype], Float[Tensor, "rows shared queries width"]],
-    dtype: torch.dtype,
-    scaling: float,
+    products: Products, dtype: torch.dtype, scaling: float
 ) -> Float[Tensor, "rows shared queries width"]:
     """In float32 or wider, from products of queries and keys in `dtype`; taken again in float32 where one is so large
     that its rounding could change what is attended to."""

@@ -39,9 +39,8 @@ class Projection:
         weight = torch.cat([weight.to(self.dtype) for weight, _ in parts])
         biases = [bias.to(self.dtype) for _, bias in parts if bias is not None]
         bias = torch.cat(biases) if biases else None
-        if (
-            self.packs
-        ):  # once, into the order that oneDNN multiplies in; otherwise that is done at every product
+        if self.packs:
+            # once, into the order that oneDNN multiplies in; otherwise that is done at every product
             self.parts = [(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias)]
         elif self.parts and not isinstance(self.parts[0][0], nn.Parameter):
             # in place: a captured graph knows addresses, not tensors

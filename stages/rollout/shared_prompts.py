@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.rollout.attention import as_key_queries, scaled_scores
+from stages.rollout.attention import as_key_queries, attention_weights
 from stages.rollout.cache import KeyValueCache
 
 # Tokens of the longest prompt: copies of shorter ones cost less than attention in two parts.
@@ -66,8 +66,7 @@ class SharedPromptCache:
             query, of_prompts, own = (each.to(dtype) for each in (grouped, self.prompts.keys[layer], keys))
             return torch.cat([self._with_prompts(query, of_prompts.mT), query @ own.mT], -1)
 
-        scores = scaled_scores(products, keys.dtype, scaling)
-        weights = scores.add_(mask).softmax(-1).to(values.dtype)
+        weights = attention_weights(products, keys.dtype, mask, scaling)
         of_prompt, of_own = weights.split([self.prompts.capacity, self.own.capacity], -1)
         found = self._with_prompts(of_prompt, self.prompts.values[layer]).add_(of_own @ values)
         return found.flatten(1, 2)[:, None]

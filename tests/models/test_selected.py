@@ -1,7 +1,10 @@
 """One token's log-probability and the entropy, against torch's own chain of operations."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from stages.models import selected
 from stages.models.selected import selected_logprobs
@@ -23,6 +26,11 @@ def test_values_and_gradient_are_those_of_log_softmax(temperature: float):
         for values in (logprobs, expected.log_prob(ids))
     )
     torch.testing.assert_close(found, wanted)
+    # of logits that are made anew for each of its backward passes, as those of long batches are
+    again = partial(
+        checkpoint, lambda x: selected_logprobs(x.clone(), ids, temperature)[0], use_reentrant=False
+    )
+    assert torch.autograd.gradcheck(again, logits)
 
 
 def test_a_token_too_unlikely_for_a_float_keeps_its_log_probability():

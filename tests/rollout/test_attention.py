@@ -26,7 +26,7 @@ def test_scores_are_scaled_and_large_ones_not_rounded():
 @pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 8e-3)]
 )
-@pytest.mark.parametrize("size", [1.0, 12.0])  # scores of about 3, and of 400
+@pytest.mark.parametrize("size", [1.0, 12.0])  # scaled scores of about 1, and of 144
 def test_it_is_that_of_torch(dtype: torch.dtype, close: float, size: float):
     """With heads of the keys repeated, in the same precision; the queries and keys are those of `dtype` in both."""
     torch.manual_seed(0)

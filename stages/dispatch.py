@@ -24,6 +24,7 @@ from stages.config.errors import UserError
 from stages.config.validate import validate
 from stages.graph import downstream
 from stages.guard import DISPATCHER
+from stages.progress import quiet_libraries
 from stages.tracking.provenance import PARENT
 from stages.workspace import Stage, open_stage
 
@@ -68,6 +69,7 @@ def _prepare_process() -> None:
         os.environ.setdefault(PARENT, f"sweep-{uuid4().hex}")
         os.environ[DISPATCHER] = str(os.getpid())
     logging.getLogger("stages").setLevel(logging.INFO)
+    quiet_libraries()
     with reported():
         overrides = [
             argument for argument in sys.argv[1:] if argument not in flags and set(argument) & set("=~")

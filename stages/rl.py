@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import torch
@@ -27,6 +28,8 @@ from stages.training.preferences import load_preferences
 from stages.training.session import load_rows, make_accelerator, run_training
 from stages.workspace import Stage
 
+log = logging.getLogger("stages.rl")  # not __name__: run as a program, that is __main__
+
 
 @entry("rl")
 def main(run: Stage) -> None:
@@ -44,6 +47,8 @@ def main(run: Stage) -> None:
     verifier = run.config.data.verifier
     judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)
+    if judge:
+        log.info("eval/gold_accuracy while training: greedy answers to %d held-out prompts", len(held_out))
 
     run_training(
         run, algorithm, rows, settings, accelerator,

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from stages.layout import TILE
+from stages.layout import TILE, round_up
 
 Mask = Tensor | BlockMask  # additive [rows, 1, length, length], or boolean, or blocks
 Queries = Float[Tensor, "rows heads length size"]
@@ -47,8 +47,7 @@ def _attention(
 
 def _blocks(length: int) -> list[tuple[int, int]]:
     """Where blocks of about BLOCK queries begin and end: alike, and in whole tiles."""
-    size = -(-length // max(1, round(length / BLOCK)))
-    size = -(-size // TILE) * TILE
+    size = round_up(-(-length // max(1, round(length / BLOCK))), TILE)
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 

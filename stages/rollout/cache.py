@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.layout import round_up
 from stages.rollout.attention import grouped_attention
 
 GROWTH = 32  # slots by which buffers grow
@@ -147,7 +148,7 @@ class KeyValueCache:
 
 def capacity_for(slots: int) -> int:
     """What buffers that hold so many slots are grown to."""
-    return -(-slots // GROWTH) * GROWTH
+    return round_up(slots, GROWTH)
 
 
 def _resized(buffer: Tensor, capacity: int) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from stages.models.hidden import backbone
+from stages.progress import progress
 from stages.rollout.decoder import TransformersDecoder, make_decoder
 from stages.rollout.generate import generate
 from stages.rollout.in_flight import InFlight, Row
@@ -75,7 +75,7 @@ class Sampler:
         waiting = deque(sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)))
         done: dict[int, list[Row]] = {index: [] for index in range(len(prompts))}
         total = len(prompts) * num_generations
-        progress = tqdm(total=total, desc="sampling", unit="sample", delay=PATIENCE, leave=False)
+        bar = progress(total=total, desc="sampling", unit="sample", delay=PATIENCE, leave=False)
         while waiting or batch.rows:
             admitted = self._admit(waiting, prompts, batch)
             if admitted:
@@ -84,8 +84,8 @@ class Sampler:
                 batch.decode()
             for row in batch.collect(self.eos_token_ids):
                 done[row.prompt].append(row)
-                progress.update()
-        progress.close()
+                bar.update()
+        bar.close()
         return [_rollout(prompts[index], rows) for index, rows in done.items()]
 
     def _admit(self, waiting: deque[int], prompts: Sequence[list[int]], batch: InFlight) -> list[int]:

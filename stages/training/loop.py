@@ -17,6 +17,7 @@ from stages.algorithms.base import Algorithm, WithReference
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
 from stages.heap import give_back_freed_memory
+from stages.progress import progress
 from stages.training.checkpoints import Checkpoints
 from stages.training.meter import Meter
 from stages.training.order import seed_step, step_batch, total_steps
@@ -69,15 +70,15 @@ def train(
             tracker.log(spent, 0)
         log_evaluation(0)
     rank, processes = accelerator.process_index, accelerator.num_processes
-    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=rank > 0)
-    for step in progress:
+    bar = progress(range(start, steps), initial=start, total=steps, unit="step", disable=rank > 0)
+    for step in bar:
         done = step + 1
         seed_step(schedule.seed, step, rank)
         batch = step_batch(examples, step, settings, schedule.seed, rank, processes)
         metrics = updates.take(batch, step)
         if done % settings.logging_steps == 0 or done == steps:
             tracker.log(metrics, done)
-            progress.set_postfix(_headline(metrics))
+            bar.set_postfix(_headline(metrics))
         if done == steps or (settings.eval_steps and done % settings.eval_steps == 0):
             with meter.phase("evaluation"):
                 log_evaluation(done)

@@ -86,7 +86,7 @@ class Meter:
         shares = ", ".join(f"{name} {total[name] / whole:.0%}" for name in parts if total[name])
         mfu = total["flops"] / total["training"] / self.gemm_rate
         return (
-            f"where {whole:.0f} s went: {shares}; {total['tokens'] / whole:.0f} tokens/s, "
+            f"where the loop's {whole:.0f} s went: {shares}; {total['tokens'] / whole:.0f} tokens/s, "
             f"padding {1 - total['held'] / total['cells']:.0%}, training at {mfu:.0%} of "
             f"{self.gemm_rate / 1e12:.2f} TFLOP/s, peak memory {self.peak_memory():.1f} GiB"
         )

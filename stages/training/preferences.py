@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -66,11 +67,12 @@ def _sample(
     sampling = read(run.config, "data.preference.sampling", SamplingSettings)
     counts = " + ".join(str(len(examples)) for examples in sets)
     log.info("sampling %d completions for each of %s prompts", sampling.num_generations, counts)
-    ranked = []
+    began, ranked = time.perf_counter(), []
     for number, examples in enumerate(sets):
         seed_step(run.config.seed, number, 0)
         ranked.append(rank_samples(examples, sampler, sampling, partial(gold, verifier)))
     log.info(
-        "%d of %d prompts have samples that score differently", sum(map(len, ranked)), sum(map(len, sets))
-    )
+        "%d of %d prompts have samples that score differently; sampling took %.0f s",
+        sum(map(len, ranked)), sum(map(len, sets)), time.perf_counter() - began,
+    )  # fmt: skip
     return ranked

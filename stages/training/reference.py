@@ -17,7 +17,6 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from stages.algorithms.base import WithReference
 from stages.config.compose import ROOT
@@ -32,6 +31,7 @@ from stages.models.reference_table import (
     reference_digest,
 )
 from stages.packing import Tree
+from stages.progress import progress
 from stages.training.order import step_batch, total_steps
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _compute(
     silent = not accelerator.is_main_process
     table.policy.eval()
     with accelerator.autocast():
-        for index in tqdm(mine, desc="reference", unit="microbatch", disable=silent):
+        for index in progress(mine, desc="reference", unit="microbatch", disable=silent):
             rows[index].copy_(table.score(groups[index]))
     return sum_over_ranks(values)
 

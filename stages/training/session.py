@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import torch
 from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
@@ -27,7 +28,10 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
             f"params.yaml: batch_size {settings.batch_size} cannot be shared out over {accelerator.num_processes} "
             f"processes; it must be a multiple of {accelerator.num_processes}"
         )
-    log.info("computing on %s in %s", accelerator.device, "bfloat16" if settings.bf16 else "float32")
+    threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
+    log.info(
+        "computing on %s in %s%s", accelerator.device, "bfloat16" if settings.bf16 else "float32", threads
+    )
     return accelerator
 
 

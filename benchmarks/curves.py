@@ -11,6 +11,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.data import CACHE, add_data_option, examples_in_order, in_order, prepare, read_rows
@@ -51,12 +52,24 @@ def compare(work: Work, data: Path) -> dict[str, list[float]]:
     return {"ours": ours.curve, "TRL": peer.curve}
 
 
+def record(title: str, work: Work, runs: list[dict[str, list[float]]]) -> Path:
+    """Every seed's curves as JSON, and their means as a picture; returns where that is."""
+    curves = {side: [run[side] for run in runs] for side in runs[0]}
+    means = {side: [fmean(step) for step in zip(*each, strict=True)] for side, each in curves.items()}
+    lines = {side: ([*range(1, len(mean) + 1)], mean) for side, mean in means.items()}
+    for side, mean in means.items():
+        every = ", ".join(f"{fmean(curve):.5f}" for curve in curves[side])
+        print(f"{title}, {side}: step 1 {mean[0]:.5f}, mean of all steps by seed {every}", file=sys.stderr)
+    return save(title, curves, [Panel("step", work.curve, lines)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(LEARNING_RATES)}; none = all")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
+    parser.add_argument("--seeds", type=int, default=1, help="so many runs of each side, from seed 0 on")
     parser.add_argument(
         "--float32", action="store_true", help="on both sides: what differs is not bf16's rounding"
     )
@@ -69,12 +82,9 @@ def main() -> None:
         settings = work.settings | SAME.get(name, {})
         work = replace(work, steps=arguments.steps, learning_rate=LEARNING_RATES[name], settings=settings)
         work = replace(work, bf16=work.bf16 and not arguments.float32)
-        curves = compare(work, arguments.data)
-        lines = {side: ([*range(1, len(curve) + 1)], curve) for side, curve in curves.items()}
+        runs = [compare(replace(work, seed=seed), arguments.data) for seed in range(arguments.seeds)]
         title = f"curve-{name}-float32" if arguments.float32 else f"curve-{name}"
-        path = save(title, curves, [Panel("step", work.curve, lines)])
-        first = ", ".join(f"{side} {curve[0]:.5f}" for side, curve in curves.items())
-        print(f"{name}, step 1: {first}; written to {path}", file=sys.stderr)
+        print(f"written to {record(title, work, runs)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from stages.models.reward import RewardModel
 from stages.training.order import step_indices
 
 CACHE = Path(__file__).resolve().parent / ".cache"
-SEED = 0
 TURN = re.compile(r"\n\n(Human|Assistant): ")
 
 
@@ -94,7 +93,7 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
-    overrides = [f"seed={SEED}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
+    overrides = [f"seed={work.seed}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
     verified = work.data != "hh"
     verifier = "numeric" if verified else "null"
     overrides += [f"data.verifier={verifier}"]
@@ -126,7 +125,7 @@ def make_reward_model(folder: Path, lora: bool) -> None:
     """The base model with the head that our stage would begin with: as our stages read it, and whole for the peer."""
     base = folder / "sft" / "model"
     settings = compose_config([f"model.lora={str(lora).lower()}"]).model
-    torch.manual_seed(SEED)
+    torch.manual_seed(0)
     model = RewardModel.from_policy(base, settings).model
     tokenizer = AutoTokenizer.from_pretrained(base)
     for name, merge in (("model", not lora), ("merged", True)):
@@ -141,5 +140,5 @@ def in_order(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[dict[
 def examples_in_order(work: Work, folder: Path) -> list[Example]:
     """What the prepare stage made of them."""
     examples = read_examples(folder / "prepare" / f"{work.role}.jsonl")
-    taken = [step_indices(step, len(examples), work.batch, SEED) for step in range(work.steps)]
+    taken = [step_indices(step, len(examples), work.batch, work.seed) for step in range(work.steps)]
     return [examples[index] for indices in taken for index in indices]

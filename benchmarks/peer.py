@@ -86,7 +86,7 @@ def main():
         output_dir=job["output"], use_cpu=not torch.cuda.is_available(), bf16=job["bf16"], max_steps=job["steps"],
         learning_rate=job["learning_rate"], lr_scheduler_type="constant",
         per_device_train_batch_size=job["batch"] * generations, logging_steps=1, report_to=[], save_strategy="no",
-        seed=0, disable_tqdm=True, **job["config"],
+        seed=job["seed"], disable_tqdm=True, **job["config"],
     )  # fmt: skip
     kind = AutoModelForSequenceClassification if work == "reward_model" else AutoModelForCausalLM
     extra = {"num_labels": 1} if work == "reward_model" else {}

@@ -117,7 +117,7 @@ def run_peer(
         "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
         "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
-        "tokens": tokens, "bf16": work.bf16,
+        "tokens": tokens, "bf16": work.bf16, "seed": work.seed,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))

@@ -47,6 +47,7 @@ class Work:
     curve: str = "train/loss"
     learning_rate: float = 1.0e-6
     steps: int = 5
+    seed: int = 0
     bf16: bool = BF16
     peer_version: str = "1.16.0"
     peer_script: str = "peer.py"

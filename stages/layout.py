@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 SHORT_ROW = 128  # tokens: in rows that are not longer, attention is too little for padding to pay
@@ -63,11 +64,22 @@ def balanced(sizes: Sequence[int], count: int) -> list[list[int]]:
 
 
 def split(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Group indices so that each group's sizes sum to at most `max_tokens`; one that is larger stands alone."""
+    """Group indices, like sizes together, so that each group's sizes sum to at most `max_tokens`; one that is larger
+    stands alone. In as few groups as that order allows, and with the smallest largest sum."""
+    order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+    fewest = len(_filled(sizes, order, max_tokens))
+    least = bisect_left(
+        range(max_tokens), True, key=lambda budget: len(_filled(sizes, order, budget)) == fewest
+    )
+    return _filled(sizes, order, least)
+
+
+def _filled(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    """Groups in that order, each begun where the next size would be too much for the last."""
     groups: list[list[int]] = []
     total = 0
-    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
-        if not groups or total + sizes[index] > max_tokens:
+    for index in order:
+        if not groups or total + sizes[index] > budget:
             groups.append([])
             total = 0
         groups[-1].append(index)

@@ -89,9 +89,15 @@ def test_common_prefix():
 
 
 def test_split_keeps_the_budget_and_every_index_once():
-    # largest first: 9 alone (over the budget), 5 + 2, 4 + 1
+    # largest first: 9 alone (over the budget), 5, 4 + 2 + 1
     assert split([4, 9, 1, 5, 2], max_tokens=7) == [[1], [3], [0, 4, 2]]
     assert split([3, 3], max_tokens=100) == [[0, 1]]
+    assert split([], max_tokens=7) == []
+
+
+def test_groups_of_a_split_are_about_equal():
+    # filled to the brim, the first would hold 16 and the second 1
+    assert split([4, 4, 1, 4, 4], max_tokens=16) == [[0, 1], [3, 4, 2]]
 
 
 def test_groups_are_about_equal():

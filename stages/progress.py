@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
+from io import StringIO
 from typing import Any
 
 from tqdm import tqdm
@@ -13,25 +15,39 @@ LOG_SECONDS = 30.0  # between two lines of a log
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """tqdm with its own `options`. Where stderr is a file or a pipe, bars would pile up in one long line."""
-    if sys.stderr.isatty():
-        return tqdm(items, **options)
-    return tqdm(items, file=Lines(), mininterval=LOG_SECONDS, maxinterval=LOG_SECONDS, ncols=100, **options)
+    """tqdm with its own `options`; lines where stderr is a file or a pipe, in which a bar would pile up in one."""
+    return tqdm(items, **options) if sys.stderr.isatty() else LogLines(items, **options)
+
+
+def say(text: str) -> None:
+    """A line of stdout, above the bars of a terminal."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+class LogLines(tqdm):
+    """A state of the bar, every half a minute at most, as a line of stderr."""
+
+    monitor_interval = 0  # no thread that draws bars which stand still
+
+    def __init__(self, items: Iterable | None = None, **options: Any) -> None:
+        timing: dict[str, Any] = {"mininterval": LOG_SECONDS, "miniters": 1, "ncols": 100}
+        super().__init__(items, file=StringIO(), **timing, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if line := str(self) if msg is None else msg:
+            print(line, file=sys.stderr, flush=True)
+
+    def set_postfix(self, *values: Any, **named: Any) -> None:
+        """Shown with the next line: by itself tqdm would draw at once."""
+        super().set_postfix(*values, **named | {"refresh": False})
 
 
 def quiet_libraries() -> None:
-    """Where stderr is not a terminal, no bars of transformers' own, which show for a second as weights are loaded."""
+    """Leave out what says nothing to a user: at every checkpoint, that tied weights are written once; and in a log,
+    transformers' bars of loading weights."""
+    logging.getLogger("accelerate.utils.other").addFilter(
+        lambda record: not record.getMessage().startswith("Removed shared tensor")
+    )
     if not sys.stderr.isatty():
         disable_progress_bar()
-
-
-class Lines:
-    """A text stream for tqdm: each state of the bar becomes a line of stderr."""
-
-    def write(self, text: str) -> None:
-        """Carriage returns and the blanks that wipe a bar are left out."""
-        if line := text.strip():
-            print(line, file=sys.stderr, flush=True)
-
-    def flush(self) -> None:
-        """Nothing is held back."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
 
 PREFIX = "step-"
-# It warns at every save that tied weights are written once, which is how they are read back.
-logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 class Checkpoints:

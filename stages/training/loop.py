@@ -11,13 +11,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from stages.algorithms.base import Algorithm, WithReference
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
 from stages.heap import give_back_freed_memory
-from stages.progress import progress
+from stages.progress import progress, say
 from stages.training.checkpoints import Checkpoints
 from stages.training.meter import Meter
 from stages.training.order import seed_step, step_batch, total_steps
@@ -117,4 +116,4 @@ def _log_evaluation(
     if metrics:
         tracker.log(metrics, step)
     if metrics and accelerator.is_main_process:
-        tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+        say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))

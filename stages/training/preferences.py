@@ -72,7 +72,7 @@ def _sample(
         seed_step(run.config.seed, number, 0)
         ranked.append(rank_samples(examples, sampler, sampling, partial(gold, verifier)))
     log.info(
-        "%d of %d prompts have samples that score differently; sampling took %.0f s",
+        "%d of %d prompts have samples that score differently; sampling and ranking took %.0f s",
         sum(map(len, ranked)), sum(map(len, sets)), time.perf_counter() - began,
     )  # fmt: skip
     return ranked

@@ -53,7 +53,7 @@ def compare(work: Work, data: Path) -> dict[str, list[float]]:
 
 
 def record(title: str, work: Work, runs: list[dict[str, list[float]]]) -> Path:
-    """Every seed's curves as JSON, and their means as a picture; returns where that is."""
+    """Write every seed's curves as JSON and their means as a picture; returns the picture's path."""
     curves = {side: [run[side] for run in runs] for side in runs[0]}
     means = {side: [fmean(step) for step in zip(*each, strict=True)] for side, each in curves.items()}
     lines = {side: ([*range(1, len(mean) + 1)], mean) for side, mean in means.items()}
@@ -69,7 +69,9 @@ def main() -> None:
     )
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(LEARNING_RATES)}; none = all")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
-    parser.add_argument("--seeds", type=int, default=1, help="so many runs of each side, from seed 0 on")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="of works that sample: so many runs of each side"
+    )
     parser.add_argument(
         "--float32", action="store_true", help="on both sides: what differs is not bf16's rounding"
     )
@@ -82,7 +84,8 @@ def main() -> None:
         settings = work.settings | SAME.get(name, {})
         work = replace(work, steps=arguments.steps, learning_rate=LEARNING_RATES[name], settings=settings)
         work = replace(work, bf16=work.bf16 and not arguments.float32)
-        runs = [compare(replace(work, seed=seed), arguments.data) for seed in range(arguments.seeds)]
+        seeds = range(arguments.seeds) if work.role == "prompt" else (0,)  # elsewhere nothing is drawn
+        runs = [compare(replace(work, seed=seed), arguments.data) for seed in seeds]
         title = f"curve-{name}-float32" if arguments.float32 else f"curve-{name}"
         print(f"written to {record(title, work, runs)}", file=sys.stderr)
 

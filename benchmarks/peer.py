@@ -82,11 +82,12 @@ def main():
     trainer_class, config_class = TRAINERS[work]
     online = work in ("grpo", "rloo")
     generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
+    options = {"per_device_train_batch_size": job["batch"] * generations} | job["config"]
+    generate_autocast = options.pop("generate_autocast", False)
     config = config_class(
         output_dir=job["output"], use_cpu=not torch.cuda.is_available(), bf16=job["bf16"], max_steps=job["steps"],
-        learning_rate=job["learning_rate"], lr_scheduler_type="constant",
-        per_device_train_batch_size=job["batch"] * generations, logging_steps=1, report_to=[], save_strategy="no",
-        seed=job["seed"], disable_tqdm=True, **job["config"],
+        learning_rate=job["learning_rate"], lr_scheduler_type="constant", logging_steps=1, report_to=[],
+        save_strategy="no", seed=job["seed"], disable_tqdm=True, **options,
     )  # fmt: skip
     kind = AutoModelForSequenceClassification if work == "reward_model" else AutoModelForCausalLM
     extra = {"num_labels": 1} if work == "reward_model" else {}
@@ -96,11 +97,15 @@ def main():
     # Its own is the end token, which a classifier would then take for padding.
     tokenizer.pad_token = tokenizer.unk_token
     model.config.pad_token_id = tokenizer.pad_token_id
+    if generate_autocast:
+        # its own autocast is of the forward, and converts the weights again at every token
+        autocast = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+        model.generate = autocast(model.generate)
     clock = Clock()
-    options = {"reward_funcs": right} if online else {}
+    reward = {"reward_funcs": right} if online else {}
     trainer = trainer_class(
         model=model, args=config, train_dataset=Dataset.from_list(dataset(work, job["rows"])),
-        processing_class=tokenizer, callbacks=[clock], **options,
+        processing_class=tokenizer, callbacks=[clock], **reward,
     )  # fmt: skip
     if not online:  # those have a sampler that repeats prompts
         trainer._get_train_sampler = lambda data=None: SequentialSampler(data or trainer.train_dataset)

@@ -29,8 +29,8 @@ def test_what_was_asked_for_once_is_not_scored_again():
 
 def test_a_request_is_split_as_a_batch_is():
     trees = [tree([1, 9], [30]), tree([1, 8], [30, 31, 32]), tree([1, 7], [30, 31])]
-    # the longest first; 5 and 4 tokens fill a budget of 9
-    assert microbatches_once([trees], 9) == [[trees[1], trees[2]], [trees[0]]]
+    # the longest first; under a budget of 9 in two groups, which are alike as 5 and 4 + 3 tokens
+    assert microbatches_once([trees], 9) == [[trees[1]], [trees[2], trees[0]]]
 
 
 def test_a_key_tells_prompts_completions_and_masks_apart():

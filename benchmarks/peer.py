@@ -1,6 +1,6 @@
 """TRL on one work: run in TRL's own environment as `python benchmarks/peer.py <job.json>`; prints one line of JSON.
 
-A job holds the work, the ordered rows, the model's folder, the batch and what the trainer's config is to say; where it
+A job holds the work, the ordered rows, the model's folder and what the trainer's config is to say; where it
 holds tokens, they take the place of what the trainer makes of the rows.
 """
 
@@ -81,8 +81,7 @@ def main():
     work = job["work"]
     trainer_class, config_class = TRAINERS[work]
     online = work in ("grpo", "rloo")
-    generations = job["config"].get("num_generations", 1) if online else 2 if work == "kto" else 1
-    options = {"per_device_train_batch_size": job["batch"] * generations} | job["config"]
+    options = dict(job["config"])
     generate_autocast = options.pop("generate_autocast", False)
     config = config_class(
         output_dir=job["output"], use_cpu=not torch.cuda.is_available(), bf16=job["bf16"], max_steps=job["steps"],

@@ -83,7 +83,7 @@ def main():
             total_episodes=job["steps"] * job["batch"], learning_rate=job["learning_rate"],
             lr_scheduler_type="constant", stop_token="eos", num_sample_generations=0, logging_steps=1, report_to=[],
             save_strategy="no", seed=job["seed"], disable_tqdm=True,
-            **({"per_device_train_batch_size": job["batch"]} | options),
+            **options,
         ),
         processing_class=tokenizer, model=policy, ref_model=None if lora else reference, reward_model=reward,
         value_model=value, train_dataset=data, eval_dataset=data, callbacks=[clock],

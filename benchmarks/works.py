@@ -17,12 +17,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "tuned": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
     "default": {},
 }
-# Microbatches, as tried on two cores. The smallest take the least time, for they leave nothing to pad.
-ONE_BY_FOUR = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
-ONE_BY_EIGHT = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
-# A prompt's group at a time: 3 % slower than all at once, in 0.57 of the memory. Sampling is of the whole batch, and
-# under an autocast that converts the weights once, where the trainer's own does so at every token.
-GROUPS = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "generate_autocast": BF16}
+# Sampling under an autocast that converts the weights once, where the trainer's own does so at every token.
+SAMPLED = {"generate_autocast": BF16}
 # Our stages start themselves with another allocator (stages/heap.py); without it the kernel clears pages for the peer
 # half of the time.
 ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": mimalloc_environment(), "default": {}}
@@ -33,8 +29,10 @@ class Work:
     """`batch` examples per step, `steps` of them, the first two of which warm up and are not counted.
 
     `settings` are those of our algorithm and `overrides` of the rest of our side; `peer` is in both of the peer's
-    configs, `tuned` in that one. `reward_model`: both sides begin with the same weights of one. `curve` is what shows
-    our side's progress, `seed` of both sides' samples and of the order of examples.
+    configs, `tuned` in that one, which takes a batch `microbatch` sequences at a time, as suited it best on two cores
+    (benchmarks/README.md); None = all at once, as its other config does. `reward_model`: both sides begin with the same
+    weights of one. `curve` is what shows our side's progress, `seed` of both sides' samples and of the order of
+    examples.
     """
 
     name: str
@@ -48,6 +46,7 @@ class Work:
     settings: dict[str, Any] = field(default_factory=dict)
     peer: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
+    microbatch: int | None = None
     overrides: tuple[str, ...] = ()
     reward_model: bool = False
     curve: str = "train/loss"
@@ -66,7 +65,10 @@ class Work:
 
     def peer_config(self, name: str) -> dict[str, Any]:
         """What the peer's trainer is told in its config "tuned" or "default"."""
-        return self.peer | CONFIGS[name] | (self.tuned if name == "tuned" else {})
+        whole = self.batch * self.units_per_example
+        size, own = (self.microbatch or whole, self.tuned) if name == "tuned" else (whole, {})
+        shares = {"per_device_train_batch_size": size, "gradient_accumulation_steps": whole // size}
+        return shares | self.peer | CONFIGS[name] | own
 
 
 ONLINE = {
@@ -105,7 +107,7 @@ PPO_PEER = {
     "num_mini_batches": 2,
 }
 # Beside the config: what samples or only scores computes in bf16, which this trainer leaves in float32.
-PPO_TUNED = {"frozen_bf16": BF16, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+PPO_TUNED = {"frozen_bf16": BF16}
 PPO_TRL: dict[str, Any] = {
     "peer_version": "1.12.0",
     "peer_script": "peer_ppo.py",
@@ -117,22 +119,22 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 WORKS = {
     work.name: work
     for work in (
-        Work("sft", "sft", "rows/s", "hh", "sft", batch=8, tuned=ONE_BY_EIGHT, steps=8),
+        Work("sft", "sft", "rows/s", "hh", "sft", batch=8, microbatch=1, steps=8),
         Work("reward_model", "reward_model", "pairs/s", "hh", "preference", batch=4, settings={"kind": "head"},
-             reward_model=True, tuned=ONE_BY_FOUR, steps=10),
+             reward_model=True, microbatch=1, steps=10),
         Work("dpo", "rl", "pairs/s", "hh", "preference", batch=4, algorithm="dpo", peer={"beta": 0.1},
-             tuned=ONE_BY_FOUR, steps=8),
+             microbatch=1, steps=8),
         Work("kto", "rl", "completions/s", "hh", "preference", batch=4, units_per_example=2, algorithm="kto",
              peer={"beta": 0.1}, steps=8),
         Work("grpo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="grpo",
-             settings=ONLINE, peer=ONLINE_PEER, tuned=GROUPS, curve=REWARD),
+             settings=ONLINE, peer=ONLINE_PEER, tuned=SAMPLED, microbatch=8, curve=REWARD),
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
-             settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER, tuned=GROUPS, curve=REWARD),
+             settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER, tuned=SAMPLED, microbatch=8, curve=REWARD),
         Work("ppo", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
-             settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, **PPO_TRL),
+             settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, microbatch=4, **PPO_TRL),
         Work("ppo_lora", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
-             settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, overrides=("model.lora=true",),
-             **PPO_TRL),
+             settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, microbatch=4,
+             overrides=("model.lora=true",), **PPO_TRL),
         Work("rollout", "rollout", "tokens/s", "gsm8k", "prompt", batch=16,
              settings={"num_generations": 8, "max_new_tokens": 64}, **GENERATE),
         Work("rollout_short", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,

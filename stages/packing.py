@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from stages.layout import layout, split, whole_tiles
+from stages.layout import balanced, layout, split, whole_tiles
+from stages.runs import run_bounds, run_parts
 
 ROW_LENGTH = 384  # attention costs the square of a row: a third of all else at this length, see layout()
 PADDING = -1
@@ -55,6 +57,9 @@ class Packed:
     target_column: Int[Tensor, " targets"]  # its index in the completion
     ends: Int[Tensor, " batch"]  # flat position of each completion's last token
     shape: tuple[int, int]  # (batch, longest completion)
+    runs: Int[Tensor, " bounds"] | None = (
+        None  # of a single row (stages/runs.py); None: rows are attended whole
+    )
 
     @property
     def target_ids(self) -> Int[Tensor, " targets"]:
@@ -71,12 +76,23 @@ class Packed:
         rows = values.new_zeros(self.shape)
         return rows.index_put((self.target_row, self.target_column), values)
 
-    def attention_mask(self, window: int | None = None) -> Bool[Tensor, "rows 1 length length"]:
-        """True where a query may see a key: `window` is a sliding-window size in positions."""
-        rows, length = self.tree.shape
-        row = torch.arange(rows, device=self.tree.device)[:, None, None]
-        column = torch.arange(length, device=self.tree.device)
-        return self.visible(row, column[:, None], column, window)[:, None]
+    def attention_mask(self, window: int | None = None) -> Bool[Tensor, "rows 1 length width"]:
+        """True where a query may see a key: `window` is a sliding-window size in positions.
+
+        Columns are the row's, or in runs the keys of each query's run.
+        """
+        cells = torch.arange(self.tree.shape[1], device=self.tree.device)
+        if self.runs is None:
+            row = torch.arange(len(self.tree), device=self.tree.device)[:, None, None]
+            return self.visible(row, cells[:, None], cells, window)[:, None]
+        parts = [*run_parts(len(cells), self.runs.tolist())]
+        mask = torch.zeros(1, 1, len(cells), max(part.width for part in parts), dtype=torch.bool)
+        for part in parts:
+            keys = part.seen(cells[:, None]).flatten()
+            seen = self.visible(cells.new_zeros(()), cells[part.start : part.end, None], keys, window)
+            seen[:, self.runs[0] : part.shared] = False  # these stand among the run's own keys
+            mask[0, 0, part.start : part.end, : part.width] = seen
+        return mask
 
     def visible(self, row: Tensor, query: Tensor, key: Tensor, window: int | None = None) -> Tensor:
         """Whether column `query` of `row` may see its column `key`; the three are indices, which broadcast."""
@@ -97,8 +113,11 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
     )
 
 
-def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: int = ROW_LENGTH) -> Packed:
-    """Lay every tree, whole, into rows of up to `row_length` tokens, or longer ones where they leave less to compute.
+def pack(
+    trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: int | None = ROW_LENGTH
+) -> Packed:
+    """Lay every tree, whole, into rows of up to `row_length` tokens, or longer ones where they leave less to compute;
+    with None into a single row, attended in runs.
 
     Raises ValueError where there is no completion.
     """
@@ -107,7 +126,7 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: 
         first.append(first[-1] + len(tree.completions))
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    shared, sizes, rows, length = _plan(trees, row_length)
+    shared, sizes, rows, length, bounds = _plan(trees, row_length)
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
     grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]
@@ -131,25 +150,37 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: 
     return Packed(
         input_ids, position_ids, tree_ids, branch, *columns.unbind(1),
         ends=torch.tensor(ends, device=device), shape=(first[-1], longest),
+        runs=torch.tensor(bounds) if bounds else None,
     )  # fmt: skip
 
 
-def _plan(trees: Sequence[Tree], row_length: int) -> tuple[list[int], list[int], list[list[int]], int]:
-    """The tokens that all trees begin with, what each has beside them, which share a row, and the rows' length."""
+class _Plan(NamedTuple):
+    shared: list[int]  # the tokens that all trees begin with
+    sizes: list[int]  # of each tree beside them
+    rows: list[list[int]]  # which trees share one
+    length: int
+    bounds: list[int] | None = None  # of the runs of a single row
+
+
+def _plan(trees: Sequence[Tree], row_length: int | None) -> _Plan:
     shared = trees[0].prompt.input_ids[: common_prefix([tree.prompt.input_ids for tree in trees])]
     sizes = [len(tree) - len(shared) for tree in trees]
+    if row_length is None:
+        rows = balanced(sizes, 1)
+        bounds = run_bounds([sizes[index] for index in rows[0]], len(shared))
+        return _Plan(shared, sizes, rows, bounds[-1], bounds)
     rows = layout(sizes, len(shared), row_length)
     longest = len(shared) + max(sum(sizes[index] for index in row) for row in rows)
-    return shared, sizes, rows, whole_tiles(longest)
+    return _Plan(shared, sizes, rows, whole_tiles(longest))
 
 
-def occupancy(trees: Sequence[Tree], max_tokens: int, row_length: int = ROW_LENGTH) -> tuple[int, int]:
+def occupancy(trees: Sequence[Tree], max_tokens: int, row_length: int | None = ROW_LENGTH) -> tuple[int, int]:
     """How many cells hold a token when these trees are packed in microbatches, and how many there are."""
     held = cells = 0
     for group in split([len(tree) for tree in trees], max_tokens):
-        shared, sizes, rows, length = _plan([trees[index] for index in group], row_length)
-        held += len(shared) * len(rows) + sum(sizes)
-        cells += length * len(rows)
+        plan = _plan([trees[index] for index in group], row_length)
+        held += len(plan.shared) * len(plan.rows) + sum(plan.sizes)
+        cells += plan.length * len(plan.rows)
     return held, cells
 
 

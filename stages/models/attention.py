@@ -14,6 +14,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from stages.layout import TILE, round_up
+from stages.runs import Part, blocks
 
 Mask = Tensor | BlockMask  # additive [rows, 1, length, length], or boolean, or blocks
 Queries = Float[Tensor, "rows heads length size"]
@@ -21,38 +22,36 @@ Keys = Float[Tensor, "rows shared width size"]
 Values = Float[Tensor, "rows shared width value_size"]
 
 
-BLOCK = 256  # queries, about, that are taken at once: keys behind the last are left out, for none sees what follows it
-SCORES = 2**24  # heads x queries x keys of a block: above it, the fused kernel, which holds no scores
-
-
 @torch.library.custom_op("treeline::attention", mutates_args=())
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, runs: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """By the fused kernel: what is attended to, [rows, length, heads, size], and each query's normalizer. `bias` is
     added to the scores, hides what follows, and has no gradient. An operator of its own, so that a compiled layer stays
     in one piece."""
     groups = query.shape[1] // key.shape[1]
     keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
-    blocks = [
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[:, :, start:end], keys[:, :, :end], values[:, :, :end],
-            attn_mask=bias[:, :, start:end, :end], scale=scaling,
-        )
-        for start, end in _blocks(query.shape[2])
-    ]  # fmt: skip
-    found, normalizers = zip(*blocks, strict=True)
-    return torch.cat([block.transpose(1, 2) for block in found], 1).contiguous(), torch.cat(normalizers, 2)
+    found, normalizers = [], []
+    for part in blocks(query.shape[2], _listed(runs)):
+        queries = part.end - part.start
+        tiles = slice(part.start, part.start + round_up(queries, TILE))  # the last ones' results are not used
+        output, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[:, :, tiles], part.seen(keys), part.seen(values),
+            attn_mask=bias[:, :, tiles, : part.width], scale=scaling,
+        )  # fmt: skip
+        found.append(output[:, :, :queries].transpose(1, 2))
+        normalizers.append(normalizer[:, :, :queries])
+    return torch.cat(found, 1).contiguous(), torch.cat(normalizers, 2)
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    """Where blocks of about BLOCK queries begin and end: alike, and in whole tiles."""
-    size = round_up(-(-length // max(1, round(length / BLOCK))), TILE)
-    return [(start, min(start + size, length)) for start in range(0, length, size)]
+def _listed(runs: Tensor | None) -> list[int] | None:
+    return None if runs is None else runs.tolist()
 
 
 @_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, runs: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
     rows, heads, length, _ = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
     return value.new_empty(rows, length, heads, value.shape[-1]), query.new_empty(
@@ -67,6 +66,7 @@ def _attention_backward(
     key: Tensor,
     value: Tensor,
     bias: Tensor,
+    runs: Tensor | None,
     normalizer: Tensor,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +74,7 @@ def _attention_backward(
     found = [each.new_empty(each.shape) for each in (query, key, value)]
     saved = (query, key, value, bias, normalizer, gradient.transpose(1, 2))
     for row in zip(*saved, *found, strict=True):
-        _row_backward(*row, scaling=scaling)
+        _row_backward(*row, parts=[*blocks(query.shape[2], _listed(runs))], scaling=scaling)
     return found[0], found[1], found[2]
 
 
@@ -91,7 +91,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, gradient: Tensor, _normalizer: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scaling), None, None
+    return *_attention_backward(gradient, *ctx.saved_tensors, ctx.scaling), None, None, None
 
 
 _attention.register_autograd(_differentiate, setup_context=_save)
@@ -99,19 +99,20 @@ _attention.register_autograd(_differentiate, setup_context=_save)
 
 def _row_backward(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, normalizer: Tensor, output_gradient: Tensor,
-    query_gradient: Tensor, key_gradient: Tensor, value_gradient: Tensor, *, scaling: float,
+    query_gradient: Tensor, key_gradient: Tensor, value_gradient: Tensor, *, parts: list[Part],
+    scaling: float,
 ) -> None:  # fmt: skip
     """Of one row: [heads, length, size], keys and values [shared, length, size]."""
     wide = torch.promote_types(key.dtype, torch.float32)
     sums = [torch.zeros_like(each, dtype=wide) for each in (key, value)]
-    for start, end in _blocks(query.shape[1]):
-        block, *found = _block_backward(
-            query[:, start:end], normalizer[:, start:end], output_gradient[:, start:end], key[:, :end],
-            value[:, :end], bias[:, start:end, :end], scaling,
+    for part in parts:
+        queries = slice(part.start, part.end)
+        query_gradient[:, queries], *found = _block_backward(
+            query[:, queries], normalizer[:, queries], output_gradient[:, queries], part.seen(key),
+            part.seen(value), bias[:, queries, : part.width], scaling,
         )  # fmt: skip
-        query_gradient[:, start:end] = block
-        for total, part in zip(sums, found, strict=True):
-            total[:, :end] += part
+        for total, each in zip(sums, found, strict=True):
+            part.add_to(total, each)
     key_gradient.copy_(sums[0])
     value_gradient.copy_(sums[1])
 
@@ -151,32 +152,37 @@ def _log_weights(query: Tensor, key: Tensor, bias: Tensor, normalizer: Tensor, s
 
 
 def attention(
-    module: nn.Module, query: Queries, key: Keys, value: Values, attention_mask: Mask | None, **options: Any
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' sdpa, which takes a BlockMask too, and on a CPU has a backward of its own. The arguments alone
-    decide: a layer that gradient checkpointing computes again, in the backward pass, goes the same way again."""
+    module: nn.Module, query: Queries, key: Keys, value: Values, attention_mask: Mask | None,
+    runs: Tensor | None = None, **options: Any,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """transformers' sdpa, which takes a BlockMask too, and on a CPU has a backward of its own and takes a row's `runs`.
+    The arguments alone decide: a layer that gradient checkpointing computes again, in the backward pass, goes the same
+    way again. Raises ValueError where a layer with runs needs more than a mask."""
     if isinstance(attention_mask, BlockMask):
         if torch.is_autocast_enabled(query.device.type):  # it casts for sdpa, and not for flex
             dtype = torch.get_autocast_dtype(query.device.type)
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return flex_attention_forward(module, query, key, value, attention_mask, **options)
-    if attention_mask is None or not _by_products(module, query, key, value, attention_mask, options):
+    if attention_mask is None or not _by_products(module, query, key, value, attention_mask, runs, options):
+        if runs is not None:
+            raise ValueError(f"{type(module).__name__} cannot be computed in runs")
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (each.to(attention_mask.dtype) for each in (query, key, value))
     mask = attention_mask.expand(len(query), -1, -1, -1)
-    return _attention(query, key, value, mask, scaling)[0], None
+    return _attention(query, key, value, mask, runs, scaling)[0], None
 
 
 AttentionInterface.register("sdpa", attention)
 
 
 def _by_products(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, options: dict[str, Any]
-) -> bool:
-    """Where a CPU learns from whole rows, whose cells see nothing that follows (in an encoder they do), and there is
-    nothing but one additive mask for all heads."""
-    learns = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, runs: Tensor | None,
+    options: dict[str, Any],
+) -> bool:  # fmt: skip
+    """Where a CPU learns from whole rows, or computes runs, whose cells see nothing that follows (in an encoder they
+    do), and there is nothing but one additive mask for all heads."""
+    learns = query.requires_grad and torch.is_grad_enabled()
     whole = (
         key.shape == value.shape and key.shape[2] == query.shape[2] and getattr(module, "is_causal", False)
     )
@@ -184,7 +190,5 @@ def _by_products(
     other = options.get("dropout") or any(
         options.get(name) is not None for name in ("position_bias", "softcap")
     )
-    _, heads, length, _ = (
-        query.shape
-    )  # no branch on the length here: a compiled layer would be one for each case
-    return learns and whole and shared and not other and heads * BLOCK * length <= SCORES
+    wanted = query.device.type == "cpu" and (learns or runs is not None)
+    return wanted and whole and shared and not other

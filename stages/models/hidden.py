@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,19 @@ def pack_for(model: nn.Module, trees: Sequence[Tree]) -> Packed:
     return pack(trees, next(model.parameters()).device, row_length(model))
 
 
-def row_length(model: nn.Module) -> int:
-    """Tokens: long rows, which leave less padding, where blocks of them that see nothing cost nothing."""
-    return LONG_ROW if any(_skips_blocks(module) for module in model.modules()) else ROW_LENGTH
+def row_length(model: nn.Module) -> int | None:
+    """Tokens: long rows, which leave less padding, where blocks of them that see nothing cost nothing. None: one row,
+    attended in runs."""
+    bodies = [module for module in model.modules() if hasattr(module, "takes_trees")]
+    if any(_skips_blocks(body) for body in bodies):
+        return LONG_ROW
+    return None if any(_takes_runs(body) for body in bodies) else ROW_LENGTH
+
+
+def _takes_runs(body: Any) -> bool:
+    """Only where probe() found that this family can, and where it is computed by our attention."""
+    ours = body.device.type == "cpu" and body.config._attn_implementation == "sdpa"
+    return ours and getattr(body, "takes_runs", False)
 
 
 def _skips_blocks(body: Any) -> bool:
@@ -63,6 +74,7 @@ def _masked(body: Any, packed: Packed, visible: Callable[[int | None], Mask]) ->
     outputs = body(
         input_ids=packed.input_ids, position_ids=packed.position_ids,
         attention_mask=attention_masks(body, visible, dtype), use_cache=False,
+        **({} if packed.runs is None else {"runs": packed.runs}),
     )  # fmt: skip
     return outputs.last_hidden_state.flatten(0, 1)
 
@@ -136,13 +148,15 @@ def probe(model: PreTrainedModel) -> None:
     They are run on padded rows, with the same result at a higher cost.
     """
     body: Any = backbone(model)
-    tree = Tree(Node([5, 6, 7], [False] * 3), [Node([8, 9], [True] * 2), Node([10, 11, 12], [True] * 3)])
-    packed = pack([tree], device=model.device)
+    packed = pack([_probe_tree(6, [*range(7, 15)]), _probe_tree(15, [16, 17], [18, 19, 20])], model.device)
+    in_runs = replace(packed, runs=torch.tensor([1, 10, 16]))
     training = model.training
     model.eval()
     with torch.no_grad():
         expected = _padded(body, packed)
         body.takes_trees = _gives(expected, body, packed, packed.attention_mask)
+        if body.takes_trees and model.device.type == "cpu":
+            body.takes_runs = _gives(expected, body, in_runs, in_runs.attention_mask)
         if body.takes_trees and torch.cuda.is_available():
             with eager_flex():
                 body.takes_blocks = _gives(expected, body, packed, partial(block_mask, packed))
@@ -152,6 +166,11 @@ def probe(model: PreTrainedModel) -> None:
         log.warning("%s takes no tree mask: it runs on padded rows (same result, slower)", name)
     elif torch.cuda.is_available() and not body.takes_blocks:
         log.info("%s takes no block mask: long rows take dense ones (same result, slower)", name)
+
+
+def _probe_tree(prompt: int, *completions: list[int]) -> Tree:
+    """All prompts share their first token."""
+    return Tree(Node([5, prompt], [False] * 2), [Node(ids, [True] * len(ids)) for ids in completions])
 
 
 def _gives(expected: Tensor, body: nn.Module, packed: Packed, visible: Callable[[int | None], Mask]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages import runs as runs_module
 from stages.models import attention as attention_module
 from stages.models.attention import _row_backward, attention
 from stages.models.logprobs import completion_logprobs
+from stages.packing import Packed, pack
 from tests.models.tiny import tiny_llama, tree
 
 
@@ -50,8 +53,8 @@ def gradients(function, query: Tensor, key: Tensor, value: Tensor, gradient: Ten
 def test_gradients_are_those_of_plain_products(
     shared: int, length: int, blocks: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(attention_module, "BLOCK", 16)
-    assert len(attention_module._blocks(length)) == blocks
+    monkeypatch.setattr(runs_module, "BLOCK", 16)
+    assert len([*runs_module.blocks(length, None)]) == blocks
     query, key, value, mask, gradient = inputs(torch.float64, shared, length)
 
     def ours(*states: Tensor) -> Tensor:
@@ -62,6 +65,42 @@ def test_gradients_are_those_of_plain_products(
 
     learning = query.requires_grad_()
     torch.testing.assert_close(ours(learning, key, value), theirs(query, key, value), rtol=1e-9, atol=1e-12)
+    found, expected = (gradients(f, query, key, value, gradient) for f in (ours, theirs))
+    for mine, exact in zip(found, expected, strict=True):
+        assert exact.abs().max() > 0.1
+        torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def in_runs(monkeypatch: pytest.MonkeyPatch) -> tuple[Packed, Tensor]:
+    """Four trees of 58, 36, 31 and 3 cells behind 3 that they share, in runs; and who sees whom in the whole row."""
+    monkeypatch.setattr(runs_module, "RUN", 30)
+    monkeypatch.setattr(runs_module, "BLOCK", 32)
+    completions = ([30, 27], [30, 5], [30], [2])
+    trees = [tree([3, 4, 5, 6 + i], *([7] * size for size in sizes)) for i, sizes in enumerate(completions)]
+    packed = pack(trees, row_length=None)
+    assert packed.runs is not None and packed.runs.tolist() == [3, 61, 97, 145]
+    return packed, replace(packed, runs=None).attention_mask()[:, :, :131, :131]
+
+
+def test_in_runs_gradients_are_those_of_the_whole_row(in_runs: tuple[Packed, Tensor]):
+    packed, seen = in_runs
+    query, key, value, _, gradient = (each[:1] for each in inputs(torch.float64, 2, 145))
+    gradient[:, 131:] = 0  # padding
+    bias, whole = (
+        torch.zeros(mask.shape, dtype=torch.float64).masked_fill_(~mask, -torch.inf)
+        for mask in (packed.attention_mask(), seen)
+    )
+
+    def ours(*states: Tensor) -> Tensor:
+        return attention(Causal(), *states, bias, packed.runs, scaling=0.3)[0]
+
+    def theirs(*states: Tensor) -> Tensor:
+        return F.pad(plain(*(each[:, :, :131] for each in states), whole, 0.3), (0, 0, 0, 0, 0, 14))
+
+    torch.testing.assert_close(
+        ours(query, key, value)[:, :131], theirs(query, key, value)[:, :131], rtol=1e-9, atol=1e-12
+    )
     found, expected = (gradients(f, query, key, value, gradient) for f in (ours, theirs))
     for mine, exact in zip(found, expected, strict=True):
         assert exact.abs().max() > 0.1
@@ -100,7 +139,8 @@ def test_the_operator_keeps_what_torch_asks_of_one(dtype: torch.dtype, shared: i
     """Its schema, its shapes while tracing, its gradient: what torch.compile relies on."""
     query, key, value, mask, _ = inputs(dtype, shared)
     leaves = [each.requires_grad_() for each in (query, key, value)]
-    torch.library.opcheck(attention_module._attention, (*leaves, mask, 0.25))
+    for runs in (None, torch.tensor([0, 11])):
+        torch.library.opcheck(attention_module._attention, (*leaves, mask, runs, 0.25))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -140,30 +180,15 @@ def test_what_has_more_than_our_mask_is_left_to_transformers(
     )
     attention(Causal(), query.requires_grad_(), key, value, mask, **options)
     assert asked
+    with pytest.raises(ValueError, match="Causal cannot be computed in runs"):
+        attention(Causal(), query, key, value, mask, torch.tensor([0, 11]), **options)
 
 
 def test_an_encoder_sees_what_follows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention_module, "BLOCK", 16)
+    monkeypatch.setattr(runs_module, "BLOCK", 16)
     query, key, value, _, _ = inputs(torch.float64, 6, 40)
     everything = torch.zeros(2, 1, 40, 40, dtype=torch.float64)
     layer = Causal()
     layer.is_causal = False
     found, _ = attention(layer, query.requires_grad_(), key, value, everything, scaling=0.3)
     torch.testing.assert_close(found, plain(query, key, value, everything, 0.3))
-
-
-def test_a_long_row_is_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch):
-    query, key, value, mask, _ = inputs(torch.float32)
-    query.requires_grad_()
-    key, value = (each.repeat_interleave(3, 1) for each in (key, value))
-    kinds = []
-    most = 6 * attention_module.BLOCK * 11
-    for limit in (most, most - 1):
-        monkeypatch.setattr(attention_module, "SCORES", limit)
-        states, _ = attention(Causal(), query, key, value, mask)
-        kinds.append("treeline_attention" in str(_origins(states.grad_fn)))
-    assert kinds == [True, False]
-
-
-def _origins(node: Any) -> list[str]:
-    return [node.name(), *(name for each, _ in node.next_functions if each for name in _origins(each))]

@@ -17,6 +17,7 @@ from stages.config.errors import UserError
 from stages.config.validate import validate
 from stages.models import compiled as module
 from stages.models.compiled import compile_layers, compiled
+from stages.models.hidden import pack_for, probe
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
 from stages.models.reference import Reference
@@ -83,6 +84,22 @@ def test_it_computes_what_the_model_does_in_one_piece(adapters: bool, recompute:
     assert recompute or counters["graph_break"] == {}
     # for one row, and for several; with adapters also for the first layer, whose input has no gradient
     assert recompute or counters["stats"]["unique_graphs"] == (4 if adapters else 2)
+
+
+def test_runs_of_any_number_are_one_compilation():
+    plain, ours = (tiny_llama(max_position_embeddings=512).train() for _ in range(2))
+    compile_layers(ours)
+    for model in (plain, ours):
+        probe(model)
+    counters.clear()
+    for lengths in ([300], [150, 140], [200, 150, 140, 130]):
+        trees = [tree([1, 5 + i], [7] * length) for i, length in enumerate(lengths)]
+        assert pack_for(ours, trees).runs is not None
+        (expected, theirs), (found, mine) = (learn(model, trees) for model in (plain, ours))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        for gradient, other in zip(mine, theirs, strict=True):
+            assert (gradient - other).norm() <= 1e-3 * other.norm() + 1e-4
+    assert counters["graph_break"] == {} and counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_reference_is_compiled_as_its_policy_is_and_gives_the_same_bits():

@@ -15,7 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from stages.models.hidden import backbone, probe
+from stages.models.hidden import backbone, pack_for, probe
 from stages.models.logprobs import completion_logprobs
 from stages.packing import Node, Tree
 
@@ -59,6 +59,10 @@ def batches() -> dict[str, list[Tree]]:
             Tree(Node([1, 9, 9, *p], [False] * (3 + len(p))), [node(g, 3, True), node(g, 2, True)])
             for p in ([], [4, 5], [4, 6, 7])
         ],
+        "runs": [
+            Tree(Node([1, 9, 9, 20 + i], [False] * 4), [node(g, c, True), node(g, 40, True)])
+            for i, c in enumerate((150, 100, 120, 3))
+        ],
         "no prompt": [Tree(Node([], []), [node(g, 7, True)])],
     }
 
@@ -91,7 +95,10 @@ def test_tree_forward_equals_padded_rows(name: str, kind: str):
     model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
     probe(model)
     assert backbone(model).takes_trees
+    assert backbone(model).takes_runs == (name != "gemma2")  # whose scores are capped
     trees = batches()[kind]
+    packed = pack_for(model, trees)
+    assert kind != "runs" or (4 if packed.runs is None else len(packed.runs)) == 4  # three runs
 
     expected = torch.cat(padded_logprobs(model, trees, 0.7))
     weights = torch.linspace(-1, 2, len(expected))

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stages.models.linear import LINEAR
+
 NORMS = ("input_layernorm", "post_attention_layernorm")
 BLOCK = {"self_attn", "mlp", *NORMS}
 GATED_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -132,7 +134,7 @@ def _is_gated(mlp: Any) -> bool:
     if _children(mlp) != GATED_MLP:
         return False
     points = torch.linspace(-4, 4, 33)
-    linear = all(type(each) is nn.Linear for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    linear = all(type(each) in LINEAR for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
     return linear and torch.allclose(mlp.act_fn(points), F.silu(points))
 
 

@@ -17,6 +17,7 @@ from stages.models.block import keep_less
 from stages.models.compiled import compile_layers
 from stages.models.hidden import backbone, probe
 from stages.models.liger import apply_liger
+from stages.models.linear import LINEAR, keep_no_copies
 
 ADAPTER = "adapter_config.json"
 
@@ -41,6 +42,7 @@ def load_model(
         model = kind.from_pretrained(path, revision=revision or "main", dtype=torch.float32, **options)
     disable_dropout(model)
     keep_less(model)
+    keep_no_copies(backbone(model))
     probe(model)
     return model
 
@@ -68,7 +70,7 @@ def narrow_products(model: nn.Module, dtype: torch.dtype) -> None:
     """Keep the linear layers of a frozen transformer in `dtype`, that of the autocast it runs under: each pass would
     round them just so. Half the memory; embeddings, norms and heads stay as they are."""
     for layer in backbone(model).modules():
-        if type(layer) is nn.Linear:
+        if type(layer) in LINEAR:
             layer.to(dtype)
 
 

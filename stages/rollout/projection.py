@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from stages.models.linear import LINEAR
+
 TILE_ROWS = 16  # of AMX's registers
 ROWS = 32  # a hint for the order that packed weights are kept in: they serve any number of rows
 
@@ -64,7 +66,7 @@ class Projection:
 def _effective(layer: Any) -> tuple[Tensor, Tensor | None]:
     """The weight [out, in] and bias [out] that a linear layer stands for, its active LoRA adapters added."""
     base = getattr(layer, "base_layer", layer)
-    if type(base) is not nn.Linear or any(getattr(layer, "use_dora", {}).values()):
+    if type(base) not in LINEAR or any(getattr(layer, "use_dora", {}).values()):
         raise TypeError(f"{type(layer).__name__} is no plain linear layer")
     weight, bias = base.weight, base.bias
     if isinstance(weight, DTensor):

@@ -1,14 +1,16 @@
 """The norms and the gated MLP of the common transformer block, with backwards that keep less of the forward.
 
 What autograd keeps of them as transformers writes them is over half of a block's activations: here a norm keeps its
-input and one number per token, and a gated MLP its two branches, whose product is made again when it is needed.
+input and one number per token, and a gated MLP its two branches. A norm's output and the branches' product are made
+again when they are needed.
 
 States are [*batch, hidden] throughout; not in types, whose checks in the tests a compiler cannot trace.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stages.models.again import made_again
 from stages.models.linear import LINEAR
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -27,15 +30,18 @@ class _RMSNorm(torch.autograd.Function):
     """x / rms(x) * weight (Zhang and Sennrich 2019, eq. 4), as `dtype`."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         squared = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_()
         scale = squared.div_(states.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(states, weight, scale)
-        return (states * scale).mul_(weight).to(dtype)
+        ctx.mark_non_differentiable(scale)
+        return _scaled(states, scale, weight, dtype), scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """With n = x / rms(x) and g = gradient * weight: dx = (g - n * mean(g * n)) / rms(x)."""
         states, weight, scale = ctx.saved_tensors
         normal = states * scale
@@ -46,19 +52,27 @@ class _RMSNorm(torch.autograd.Function):
         return found, weighted.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None, None
 
 
+def _scaled(states: Tensor, scale: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return (states * scale).mul_(weight).to(dtype)
+
+
 class _Gated(torch.autograd.Function):
     """silu(gate) * up (SwiGLU without its products; Shazeer 2020, eq. 6)."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate).mul_(up)
 
 
 class LeanNorm(nn.Module):
@@ -73,7 +87,22 @@ class LeanNorm(nn.Module):
         device = states.device.type
         narrow = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if narrow else states.dtype
-        return _RMSNorm.apply(states, self.weight, self.variance_epsilon, dtype)  # type: ignore[return-value]
+        normal, scale = _RMSNorm.apply(states, self.weight, self.variance_epsilon, dtype)  # type: ignore[misc]
+        if normal.requires_grad:
+            normal.make = partial(_scaled, states.detach(), scale, self.weight.detach(), dtype)
+        return normal
+
+
+def _reading(normal: Tensor) -> AbstractContextManager[Any]:
+    """For the layers that read a lean norm's output."""
+    make = getattr(normal, "make", None)
+    return made_again(normal, make) if make else nullcontext()
+
+
+class LeanAttention(nn.Module):
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with nullcontext() if torch.compiler.is_compiling() else _reading(hidden_states):
+            return super().forward(hidden_states, *args, **kwargs)
 
 
 class LeanMLP(nn.Module):
@@ -84,27 +113,11 @@ class LeanMLP(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return super().forward(states)
-        gate, up = self.gate_proj(states), self.up_proj(states)
+        with _reading(states):
+            gate, up = self.gate_proj(states), self.up_proj(states)
         product: Any = _Gated.apply(gate, up)
-        # under checkpointing what is kept is not ours to say; torch, which is pinned, has no public name for this
-        if not product.requires_grad or torch._C._autograd._top_saved_tensors_default_hooks(False):  # type: ignore[attr-defined]
+        with made_again(product, partial(_gated, gate.detach(), up.detach())):
             return self.down_proj(product)
-        with _made_again(product, gate, up):
-            return self.down_proj(product)
-
-
-def _made_again(product: Tensor, gate: Tensor, up: Tensor) -> torch.autograd.graph.saved_tensors_hooks:
-    """Where an operation would keep all of `product` for its backward, in whatever shape, it is computed there."""
-    place, size, dtype = product.data_ptr(), product.numel(), product.dtype
-
-    def pack(saved: Tensor) -> Any:
-        alike = saved.data_ptr() == place and (saved.numel(), saved.dtype) == (size, dtype)
-        return (gate, up, saved.shape) if alike and saved.is_contiguous() else saved
-
-    def unpack(kept: Any) -> Tensor:
-        return kept if isinstance(kept, Tensor) else F.silu(kept[0]).mul_(kept[1]).view(kept[2])
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def keep_less(model: nn.Module) -> None:
@@ -119,6 +132,8 @@ def keep_less(model: nn.Module) -> None:
                     _replace(getattr(block, name), LeanNorm)
             if gated:
                 _replace(block.mlp, LeanMLP)
+            if not isinstance(block.self_attn, LeanAttention):
+                block.self_attn.__class__ = _leaner(type(block.self_attn), LeanAttention)
 
 
 def _children(module: nn.Module) -> set[str]:

@@ -20,7 +20,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         states = states.to(dtype)
-        ctx.save_for_backward(states, weight)
+        inward, weighs, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(states if weighs else None, weight if inward else None)
         return F.linear(states, weight.to(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
@@ -31,8 +32,8 @@ class _Linear(torch.autograd.Function):
         rows = gradient.flatten(0, -2)
         return (
             gradient @ weight.to(gradient.dtype) if inward else None,
-            (rows.T @ states.flatten(0, -2)).to(weight.dtype) if weighs else None,
-            rows.sum(0).to(weight.dtype) if biased else None,
+            rows.T @ states.flatten(0, -2) if weighs else None,
+            rows.sum(0) if biased else None,
             None,
         )
 

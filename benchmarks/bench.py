@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import CACHE, add_data_option, in_order, prepare, read_rows
+from benchmarks.models import RANDOM, model_folder
 from benchmarks.results import commit, results_path
 from benchmarks.sides import Run, run_ours, run_peer
-from benchmarks.works import CONFIGS, WARM_UP, WORKS, Work
+from benchmarks.works import CONFIGS, EMBEDDED, WARM_UP, WORKS, Work
 
 
 def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list[dict[str, Any]]:
     """Two lines for each of the peer's configs: speed and peak memory. Our side runs once a round for all of them."""
     given = conditions(work)  # before it runs: an edit meanwhile is not what was measured
-    folder = CACHE / work.name
+    folder = CACHE / work.folder
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
     ordered = in_order(work, rows, folder)
@@ -46,22 +47,25 @@ def measure(work: Work, configs: Sequence[str], rounds: int, data: Path) -> list
 def lines(
     work: Work, config: str, given: dict[str, str], ours: list[Run], peers: list[Run]
 ) -> list[dict[str, Any]]:
-    """Speed and memory: medians of both sides, the median of the rounds' ratios, and its spread."""
+    """Speed and memory: medians of both sides, the median of the rounds' ratios, and its spread. With the speed stands
+    our MFU, unless nothing is trained."""
     quantities = (
         (work.name, work.unit, lambda run: run.rate(work)),
         (f"{work.name}_memory", "GiB", lambda run: run.memory),
     )
-    return [
+    speed, memory = (
         {"work": name, "unit": unit, "peer_version": work.peer_version, "peer_config": config}
         | given
         | summary([(value(mine), value(theirs)) for mine, theirs in zip(ours, peers, strict=True)])
         for name, unit, value in quantities
-    ]
+    )
+    shares = [run.mfu for run in ours if run.mfu is not None]
+    return [speed | ({"mfu": round(statistics.median(shares), 2)} if shares else {}), memory]
 
 
 def conditions(work: Work) -> dict[str, str]:
     """What a line was measured with."""
-    return {"dtype": work.dtype, "commit": commit()}
+    return {"model": work.model_name, "dtype": work.dtype, "commit": commit()}
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
@@ -76,8 +80,8 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 def write(results: list[dict[str, Any]]) -> Path:
     """Results of this day and machine; lines measured again replace the older ones."""
     path = results_path(".json")
-    kept = {(r["work"], r["peer_config"]): r for r in (json.loads(path.read_text()) if path.exists() else [])}
-    kept |= {(result["work"], result["peer_config"]): result for result in results}
+    lines = [*(json.loads(path.read_text()) if path.exists() else []), *results]
+    kept = {(line["work"], line["peer_config"], line.get("model", EMBEDDED)): line for line in lines}
     path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
     return path
 
@@ -97,6 +101,9 @@ def main() -> None:
     parser.add_argument("works", nargs="*", help=f"which of {', '.join(WORKS)}; none = all")
     parser.add_argument("--config", choices=CONFIGS, action="append", help="the peer's; none = both")
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
+    parser.add_argument(
+        "--model", help=f"a folder, or random weights: {', '.join(RANDOM)}; none = the embedded"
+    )
     parser.add_argument("--steps", type=int, help="of each run, instead of the work's own")
     add_data_option(parser)
     arguments = parser.parse_args()
@@ -104,8 +111,9 @@ def main() -> None:
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(WORKS)}")
     if arguments.steps is not None and arguments.steps <= WARM_UP:
         parser.error(f"--steps must be above {WARM_UP}: the first {WARM_UP} warm up")
+    model = model_folder(arguments.model) if arguments.model else None
     for name in arguments.works or WORKS:
-        work = replace(WORKS[name], steps=arguments.steps or WORKS[name].steps)
+        work = replace(WORKS[name], steps=arguments.steps or WORKS[name].steps, model=model)
         results = measure(work, arguments.config or list(CONFIGS), arguments.rounds, arguments.data)
         path = write(results)
         show(results)

@@ -42,7 +42,7 @@ def tokens(work: Work, example: Example) -> dict[str, Any]:
 
 def compare(work: Work, data: Path) -> dict[str, list[float]]:
     """Each side's curve: the loss, or the mean reward where the algorithm samples."""
-    folder = CACHE / work.name
+    folder = CACHE / work.folder
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
     sampled = work.role == "prompt"

@@ -97,6 +97,7 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     verified = work.data != "hh"
     verifier = "numeric" if verified else "null"
     overrides += [f"data.verifier={verifier}"]
+    overrides += [f"model.path={work.model}"] if work.model else []
     for role in ("sft", "preference", "prompt"):
         overrides += [f"data.{role}.source=files", f"data.{role}.path={source}", f"data.{role}.size=null"]
     if verified:

@@ -13,6 +13,7 @@ import os
 import sys
 from typing import Any
 
+from benchmarks.models import RANDOM, SMOLLM2, llama
 from benchmarks.point import SIDES, Shape, measure
 from benchmarks.results import Panel, save
 from stages.heap import mimalloc_environment
@@ -21,25 +22,8 @@ QUANTITIES = {"tokens_per_second": "tokens/s", "memory_gib": "peak memory, GiB",
 COMPLETIONS = 16
 
 
-def llama(hidden: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict[str, Any]:
-    return {
-        "model_type": "llama", "hidden_size": hidden, "intermediate_size": hidden * 8 // 3 // 64 * 64,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-        "vocab_size": vocab, "tie_word_embeddings": True,
-    }  # fmt: skip
-
-
-def qwen3(hidden: int, intermediate: int) -> dict[str, Any]:
-    return {
-        "model_type": "qwen3", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    }  # fmt: skip
-
-
-SMOLLM2 = llama(576, 30, 9, 3, 49152)
 SMALL = [llama(96, 4, 4, 4, 8192), llama(256, 10, 4, 4, 8192), llama(512, 11, 8, 8, 16384), SMOLLM2]
-LARGE = [qwen3(1024, 3072), qwen3(2048, 6144)]  # 0.6B, 1.7B
+LARGE = [RANDOM["qwen3-0.6b"], RANDOM["qwen3-1.7b"]]
 
 
 def length(tokens: int, _large: bool) -> list[tuple[int, Shape]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,13 +31,15 @@ THREADS = ("OMP_NUM_THREADS", "TREELINE_THREADS")  # both sides take every core
 @dataclass(frozen=True)
 class Run:
     """Seconds of each step, and the peak in GiB of resident memory, or of the GPU's where there is one. `units` where
-    they are not the same every step; `curve` is the loss of each step, or its mean reward where the algorithm samples.
+    they are not the same every step; `curve` is the loss of each step, or its mean reward where the algorithm samples;
+    `mfu` is our `perf/mfu` of the steps that count.
     """
 
     seconds: list[float]
     memory: float
     units: float | None = None
     curve: list[float] = field(default_factory=list)
+    mfu: float | None = None
 
     def rate(self, work: Work) -> float:
         """Units per second, without the steps that warm up."""
@@ -83,7 +86,8 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     seconds = [value + reference for _, value in timings["perf/step_seconds"]]
     if torch.cuda.is_available():
         memory = max(value for _, value in timings["perf/peak_memory_gib"])
-    return Run(seconds, memory, curve=[value for _, value in curves[work.curve]])
+    mfu = fmean(value for _, value in timings["perf/mfu"][WARM_UP:])
+    return Run(seconds, memory, curve=[value for _, value in curves[work.curve]], mfu=mfu)
 
 
 @contextmanager

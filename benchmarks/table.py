@@ -1,4 +1,4 @@
-"""README's table out of a file of results: `python -m benchmarks.table benchmarks/results/<file>.json`."""
+"""README's table out of a file of results: `python -m benchmarks.table benchmarks/results/<file>.json [MODEL]`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HEAD = """| | Treeline | tuned TRL | ratio | to TRL's defaults | peak memory | to tuned TRL's | to its defaults' |
-|---|---|---|---|---|---|---|---|"""
+from benchmarks.works import EMBEDDED
+
+HEAD = """| | Treeline | MFU | tuned TRL | ratio | to TRL's defaults | peak memory | to tuned TRL's | to its defaults' |
+|---|---|---|---|---|---|---|---|---|"""
 LABELS = {
     "sft": "SFT, 8 rows of HH-RLHF a step",
     "reward_model": "Reward model, 4 pairs of HH-RLHF",
@@ -23,9 +25,13 @@ LABELS = {
 }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each work that was measured, in the order of LABELS."""
-    found = {(result["work"], result["peer_config"]): result for result in results}
+def table(results: list[dict[str, Any]], model: str = EMBEDDED) -> str:
+    """Markdown: a row for each work that was measured with `model`, in the order of LABELS."""
+    found = {
+        (result["work"], result["peer_config"]): result
+        for result in results
+        if result.get("model", EMBEDDED) == model
+    }
     rows = [row(label, name, found) for name, label in LABELS.items() if (name, "tuned") in found]
     return "\n".join([HEAD, *rows])
 
@@ -36,6 +42,7 @@ def row(label: str, name: str, found: dict[tuple[str, str], dict[str, Any]]) -> 
     cells = [
         label,
         f"{number(speed['ours'])} {speed['unit']}",
+        f"{speed['mfu']:.2f}" if "mfu" in speed else "-",
         number(speed["peer"]),
         spread(speed),
         spread(default_speed) if default_speed else "-",
@@ -58,7 +65,7 @@ def number(value: float) -> str:
 
 
 def main() -> None:
-    print(table(json.loads(Path(sys.argv[1]).read_text())))
+    print(table(json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from stages.heap import mimalloc_environment
 from stages.machine import multiplies_in_bf16
 
 WARM_UP = 2  # steps in which each side takes its memory from the system
-# SmolLM2-135M-Instruct, fp32 weights, AdamW, and bf16 autocast where the hardware has it: the same on both sides.
+EMBEDDED = "SmolLM2-135M-Instruct"
+# fp32 weights, AdamW, and bf16 autocast where the hardware has it: the same on both sides.
 BF16 = multiplies_in_bf16()
 OURS = {"warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
 # TRL as tuned as it goes on a CPU: no recomputation, fused optimizer, no dataloader workers to wait for.
@@ -28,11 +32,11 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {"tuned": mimalloc_environment(), "def
 class Work:
     """`batch` examples per step, `steps` of them, the first two of which warm up and are not counted.
 
-    `settings` are those of our algorithm and `overrides` of the rest of our side; `peer` is in both of the peer's
-    configs, `tuned` in that one, which takes a batch `microbatch` sequences at a time, as suited it best on two cores
-    (benchmarks/README.md); None = all at once, as its other config does. `reward_model`: both sides begin with the same
-    weights of one. `curve` is what shows our side's progress, `seed` of both sides' samples and of the order of
-    examples.
+    `model` is the folder of one, None the embedded one. `settings` are those of our algorithm and `overrides` of the
+    rest of our side; `peer` is in both of the peer's configs, `tuned` in that one, which on a CPU takes a batch
+    `microbatch` sequences at a time, as suited it best on two cores (benchmarks/README.md); None = all at once, as its
+    other config does. `reward_model`: both sides begin with the same weights of one. `curve` is what shows our side's
+    progress, `seed` of both sides' samples and of the order of examples.
     """
 
     name: str
@@ -54,9 +58,19 @@ class Work:
     steps: int = 5
     seed: int = 0
     bf16: bool = BF16
+    model: Path | None = None
     peer_version: str = "1.16.0"
     peer_script: str = "peer.py"
     peer_environment: str = "trl"
+
+    @property
+    def model_name(self) -> str:
+        return self.model.name if self.model else EMBEDDED
+
+    @property
+    def folder(self) -> str:
+        """Under the cache: what is prepared is the model's own."""
+        return f"{self.name}-{self.model.name}" if self.model else self.name
 
     @property
     def dtype(self) -> str:
@@ -66,7 +80,8 @@ class Work:
     def peer_config(self, name: str) -> dict[str, Any]:
         """What the peer's trainer is told in its config "tuned" or "default"."""
         whole = self.batch * self.units_per_example
-        size, own = (self.microbatch or whole, self.tuned) if name == "tuned" else (whole, {})
+        best = whole if torch.cuda.is_available() else self.microbatch or whole
+        size, own = (best, self.tuned) if name == "tuned" else (whole, {})
         shares = {"per_device_train_batch_size": size, "gradient_accumulation_steps": whole // size}
         return shares | self.peer | CONFIGS[name] | own
 

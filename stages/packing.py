@@ -57,9 +57,8 @@ class Packed:
     target_column: Int[Tensor, " targets"]  # its index in the completion
     ends: Int[Tensor, " batch"]  # flat position of each completion's last token
     shape: tuple[int, int]  # (batch, longest completion)
-    runs: Int[Tensor, " bounds"] | None = (
-        None  # of a single row (stages/runs.py); None: rows are attended whole
-    )
+    # of a single row (stages/runs.py); None: rows are attended whole
+    runs: Int[Tensor, " bounds"] | None = None
 
     @property
     def target_ids(self) -> Int[Tensor, " targets"]:
@@ -86,11 +85,12 @@ class Packed:
             row = torch.arange(len(self.tree), device=self.tree.device)[:, None, None]
             return self.visible(row, cells[:, None], cells, window)[:, None]
         parts = [*run_parts(len(cells), self.runs.tolist())]
-        mask = torch.zeros(1, 1, len(cells), max(part.width for part in parts), dtype=torch.bool)
+        mask = cells.new_zeros((1, 1, len(cells), max(part.width for part in parts)), dtype=torch.bool)
         for part in parts:
             keys = part.seen(cells[:, None]).flatten()
             seen = self.visible(cells.new_zeros(()), cells[part.start : part.end, None], keys, window)
-            seen[:, self.runs[0] : part.shared] = False  # these stand among the run's own keys
+            # the rest of the shared cells' last tile may reach into the run's own keys
+            seen[:, self.runs[0] : part.shared] = False
             mask[0, 0, part.start : part.end, : part.width] = seen
         return mask
 

@@ -1,5 +1,5 @@
-"""All trees of a pass in one row, whose attention is computed run by run: no cell is padding, and trees that do not see
-each other have no scores.
+"""All trees of a pass in one row, whose attention is computed run by run: no padding but what fills the last run's
+tile, and no scores between trees of different runs.
 
 A run is some whole trees that stand side by side. Its queries see what all trees share, the row's first cells, and the
 run itself. `bounds` says where runs end: [shared cells, end of the first run, of the second, ...]; the first run begins

@@ -27,18 +27,19 @@ class _Again:
 
 def made_again(tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[Any]:
     """Where an operation in this context would keep all of `tensor` for its backward, in whatever shape, that calls
-    `make` instead, which must give the same bits. Under gradient checkpointing nothing happens: what is kept is not
-    ours to say there."""
+    `make` instead, which must give the same bits. `tensor` is known by its address, so it must live as long as the
+    context. Under gradient checkpointing nothing happens: what is kept is not ours to say there."""
     # torch, which is pinned, has no public name for this
-    if not tensor.requires_grad or torch._C._autograd._top_saved_tensors_default_hooks(False):  # type: ignore[attr-defined]
+    hooked = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]
+    if hooked or not tensor.requires_grad or not tensor.is_contiguous():
         return nullcontext()
     place, size, dtype = tensor.data_ptr(), tensor.numel(), tensor.dtype
     again = _Again(make)
 
     def pack(saved: Tensor) -> Any:
         alike = saved.data_ptr() == place and (saved.numel(), saved.dtype) == (size, dtype)
-        if not (alike and saved.is_contiguous()):
-            return saved
+        if not (alike and saved.is_contiguous()):  # undetached, an operation's own output would be a cycle
+            return saved if saved.is_leaf else saved.detach()
         again.readers += 1
         return again, saved.shape
 

@@ -1,5 +1,5 @@
-"""What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU a backward of
-matrix products, where the fused kernel's own takes longer."""
+"""What transformers' models run as "sdpa": the fused kernel, block masks by flex_attention, and on a CPU runs of trees,
+and a backward of matrix products, where the fused kernel's own takes longer."""
 
 # Annotations are not postponed here: torch reads an operator's schema from them.
 
@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from stages.layout import TILE, round_up
 from stages.runs import Part, blocks
 
-Mask = Tensor | BlockMask  # additive [rows, 1, length, length], or boolean, or blocks
+Mask = Tensor | BlockMask  # additive [rows, 1, length, width], or boolean, or blocks
 Queries = Float[Tensor, "rows heads length size"]
 Keys = Float[Tensor, "rows shared width size"]
 Values = Float[Tensor, "rows shared width value_size"]
@@ -27,8 +27,9 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, runs: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """By the fused kernel: what is attended to, [rows, length, heads, size], and each query's normalizer. `bias` is
-    added to the scores, hides what follows, and has no gradient. An operator of its own, so that a compiled layer stays
-    in one piece."""
+    added to the scores, hides what follows, and has no gradient; its columns are the row's cells, or with `runs`, the
+    bounds of stages/runs.py, the keys of each query's run. An operator of its own, so that a compiled layer stays in
+    one piece."""
     groups = query.shape[1] // key.shape[1]
     keys, values = (each if groups == 1 else each.repeat_interleave(groups, 1) for each in (key, value))
     found, normalizers = [], []

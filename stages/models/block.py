@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
 
 from stages.models.again import made_again
-from stages.models.linear import LINEAR
+from stages.models.linear import LINEAR, keep_no_copies
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
 BLOCK = {"self_attn", "mlp", *NORMS}
@@ -100,12 +101,16 @@ def _reading(normal: Tensor) -> AbstractContextManager[Any]:
 
 
 class LeanAttention(nn.Module):
+    """Its projections keep what a lean norm's output is made of, not the output."""
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         with nullcontext() if torch.compiler.is_compiling() else _reading(hidden_states):
             return super().forward(hidden_states, *args, **kwargs)
 
 
 class LeanMLP(nn.Module):
+    """SwiGLU (Shazeer 2020, eq. 6) that keeps its two branches, not their product, nor a lean norm's output."""
+
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
@@ -120,9 +125,11 @@ class LeanMLP(nn.Module):
             return self.down_proj(product)
 
 
-def keep_less(model: nn.Module) -> None:
-    """Give each block of `model` that is a common one these forwards, in place. Others stay: other norms (Gemma's),
-    more of them (OLMo 2's), other activations, experts. A compiled block runs as transformers writes it."""
+def keep_less(model: PreTrainedModel) -> None:
+    """Give each block of `model` that is a common one these forwards, in place, and every linear layer its lean one.
+    Other blocks stay: other norms (Gemma's), more of them (OLMo 2's), other activations, experts. A compiled block runs
+    as transformers writes it."""
+    keep_no_copies(model)
     blocks: list[Any] = list(model.modules())
     for block in blocks:
         if _children(block) == BLOCK:
@@ -132,7 +139,7 @@ def keep_less(model: nn.Module) -> None:
                     _replace(getattr(block, name), LeanNorm)
             if gated:
                 _replace(block.mlp, LeanMLP)
-            if not isinstance(block.self_attn, LeanAttention):
+            if isinstance(block.input_layernorm, LeanNorm) and not isinstance(block.self_attn, LeanAttention):
                 block.self_attn.__class__ = _leaner(type(block.self_attn), LeanAttention)
 
 

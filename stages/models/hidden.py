@@ -42,7 +42,8 @@ def row_length(model: nn.Module) -> int | None:
 
 
 def _takes_runs(body: Any) -> bool:
-    """Only where probe() found that this family can, and where it is computed by our attention."""
+    """Only where probe() found that this family can, and where it is computed by our attention. With dropout in
+    attention it cannot: load_model() turns that off."""
     ours = body.device.type == "cpu" and body.config._attn_implementation == "sdpa"
     return ours and getattr(body, "takes_runs", False)
 
@@ -148,8 +149,10 @@ def probe(model: PreTrainedModel) -> None:
     They are run on padded rows, with the same result at a higher cost.
     """
     body: Any = backbone(model)
-    packed = pack([_probe_tree(6, [*range(7, 15)]), _probe_tree(15, [16, 17], [18, 19, 20])], model.device)
-    in_runs = replace(packed, runs=torch.tensor([1, 10, 16]))
+    packed = pack(
+        [_probe_tree(6, [*range(7, 12), 6, 7, 8]), _probe_tree(7, [8, 9], [10, 11, 12])], model.device
+    )
+    in_runs = replace(packed, runs=torch.tensor([1, 1 + 9, 1 + 9 + 6]))
     training = model.training
     model.eval()
     with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
 
 
 class _Linear(torch.autograd.Function):
@@ -39,25 +40,25 @@ class _Linear(torch.autograd.Function):
 
 
 class LeanLinear(nn.Linear):
-    """What autocast would make of a Linear, for a pass that is differentiated."""
+    """What autocast would make of a Linear, for a pass that is differentiated. Compiled, it is one of torch's."""
 
     def forward(self, input: Tensor) -> Tensor:
         device = input.device.type
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if not learns or not torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
+        wide = self.weight.dtype == torch.float32 and input.dtype != torch.float64  # autocast leaves that
+        casts = wide and torch.is_autocast_enabled(device)
+        if not (learns and casts) or input.dim() < 2 or torch.compiler.is_compiling():
             return super().forward(input)
-        dtype = torch.get_autocast_dtype(device)
-        if self.weight.dtype == dtype:
-            return super().forward(input)
-        with torch.autocast(device, enabled=False):
-            return _Linear.apply(input, self.weight, self.bias, dtype)  # type: ignore[return-value]
+        return _Linear.apply(input, self.weight, self.bias, torch.get_autocast_dtype(device))  # type: ignore[return-value]
 
 
 LINEAR = (nn.Linear, LeanLinear)  # those that are nothing else: quantized layers are kinds of nn.Linear too
 
 
-def keep_no_copies(module: nn.Module) -> None:
-    """Make every linear layer in `module` a lean one, in place."""
-    for layer in module.modules():
-        if type(layer) is nn.Linear:
+def keep_no_copies(model: PreTrainedModel) -> None:
+    """Make the linear layers of `model` lean ones, in place, but for the head over the vocabulary: its logits are made
+    in chunks, for all of which autocast narrows it once."""
+    head = model.get_output_embeddings()
+    for layer in model.modules():
+        if type(layer) is nn.Linear and layer is not head:
             layer.__class__ = LeanLinear

@@ -17,7 +17,7 @@ from stages.models.block import keep_less
 from stages.models.compiled import compile_layers
 from stages.models.hidden import backbone, probe
 from stages.models.liger import apply_liger
-from stages.models.linear import LINEAR, keep_no_copies
+from stages.models.linear import LINEAR
 
 ADAPTER = "adapter_config.json"
 
@@ -42,7 +42,6 @@ def load_model(
         model = kind.from_pretrained(path, revision=revision or "main", dtype=torch.float32, **options)
     disable_dropout(model)
     keep_less(model)
-    keep_no_copies(backbone(model))
     probe(model)
     return model
 

@@ -14,7 +14,7 @@ from stages import runs as runs_module
 from stages.models import attention as attention_module
 from stages.models.attention import _row_backward, attention
 from stages.models.logprobs import completion_logprobs
-from stages.packing import Packed, pack
+from stages.packing import pack
 from tests.models.tiny import tiny_llama, tree
 
 
@@ -71,22 +71,35 @@ def test_gradients_are_those_of_plain_products(
         torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-12)
 
 
-@pytest.fixture
-def in_runs(monkeypatch: pytest.MonkeyPatch) -> tuple[Packed, Tensor]:
-    """Four trees of 58, 36, 31 and 3 cells behind 3 that they share, in runs; and who sees whom in the whole row."""
-    monkeypatch.setattr(runs_module, "RUN", 30)
+@pytest.mark.parametrize(
+    ("run", "shared", "completions", "bounds", "held"),
+    [
+        (30, 3, ([30, 27], [30, 5], [30], [2]), [3, 61, 97, 145], 131),
+        (10, 50, ([35], [20], [5], [4]), [50, 86, 107, 123], 118),
+        (
+            5,
+            50,
+            ([9], [7], [5]),
+            [50, 60, 68, 84],
+            74,
+        ),  # the shared cells' tiles, 64, reach past the first run
+    ],
+)
+def test_in_runs_gradients_are_those_of_the_whole_row(
+    run: int, shared: int, completions: Any, bounds: list[int], held: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runs_module, "RUN", run)
     monkeypatch.setattr(runs_module, "BLOCK", 32)
-    completions = ([30, 27], [30, 5], [30], [2])
-    trees = [tree([3, 4, 5, 6 + i], *([7] * size for size in sizes)) for i, sizes in enumerate(completions)]
+    prompts = [[3] * shared + [6 + i] for i in range(len(completions))]
+    trees = [
+        tree(prompt, *([7] * size for size in sizes))
+        for prompt, sizes in zip(prompts, completions, strict=True)
+    ]
     packed = pack(trees, row_length=None)
-    assert packed.runs is not None and packed.runs.tolist() == [3, 61, 97, 145]
-    return packed, replace(packed, runs=None).attention_mask()[:, :, :131, :131]
-
-
-def test_in_runs_gradients_are_those_of_the_whole_row(in_runs: tuple[Packed, Tensor]):
-    packed, seen = in_runs
-    query, key, value, _, gradient = (each[:1] for each in inputs(torch.float64, 2, 145))
-    gradient[:, 131:] = 0  # padding
+    assert packed.runs is not None and packed.runs.tolist() == bounds
+    seen = replace(packed, runs=None).attention_mask()[:, :, :held, :held]
+    query, key, value, _, gradient = (each[:1] for each in inputs(torch.float64, 2, bounds[-1]))
+    gradient[:, held:] = 0  # padding
     bias, whole = (
         torch.zeros(mask.shape, dtype=torch.float64).masked_fill_(~mask, -torch.inf)
         for mask in (packed.attention_mask(), seen)
@@ -96,10 +109,11 @@ def test_in_runs_gradients_are_those_of_the_whole_row(in_runs: tuple[Packed, Ten
         return attention(Causal(), *states, bias, packed.runs, scaling=0.3)[0]
 
     def theirs(*states: Tensor) -> Tensor:
-        return F.pad(plain(*(each[:, :, :131] for each in states), whole, 0.3), (0, 0, 0, 0, 0, 14))
+        found = plain(*(each[:, :, :held] for each in states), whole, 0.3)
+        return F.pad(found, (0, 0, 0, 0, 0, bounds[-1] - held))
 
     torch.testing.assert_close(
-        ours(query, key, value)[:, :131], theirs(query, key, value)[:, :131], rtol=1e-9, atol=1e-12
+        ours(query, key, value)[:, :held], theirs(query, key, value)[:, :held], rtol=1e-9, atol=1e-12
     )
     found, expected = (gradients(f, query, key, value, gradient) for f in (ours, theirs))
     for mine, exact in zip(found, expected, strict=True):

@@ -1,8 +1,11 @@
 """The tree-packed forward against one padded row per completion through the model's own forward."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -15,9 +18,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from stages.models.hidden import backbone, pack_for, probe
+from stages.models.block import keep_less
+from stages.models.hidden import backbone, pack_for, probe, row_length
 from stages.models.logprobs import completion_logprobs
-from stages.packing import Node, Tree
+from stages.packing import ROW_LENGTH, Node, Tree
 
 SHAPE = dict(  # noqa: C408
     vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -84,6 +88,30 @@ def padded_logprobs(model, trees: list[Tree], temperature: float) -> list[torch.
     return result
 
 
+@pytest.mark.parametrize(("recompute", "bf16"), [(True, False), (False, True), (True, True)])
+def test_runs_are_rows_recomputed_with_adapters_and_in_bf16_too(recompute: bool, bf16: bool):
+    """As training has it: a lean model, of which adapters are trained."""
+    results = []
+    for in_runs in (True, False):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+        keep_less(model)
+        probe(model)
+        backbone(model).takes_runs = in_runs
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        if recompute:
+            adapted.train().activation_checkpointing_enable()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logprobs = completion_logprobs(adapted, batches()["runs"]).logprobs
+        logprobs.sum().backward()
+        gradients = [each.grad.flatten() for each in adapted.parameters() if each.grad is not None]
+        results.append((logprobs.detach(), torch.cat(gradients)))
+        assert (pack_for(adapted, batches()["runs"]).runs is not None) == in_runs
+    close = 3e-2 if bf16 else 1e-5
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).norm() < close * expected.norm()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("kind", batches())
 def test_tree_forward_equals_padded_rows(name: str, kind: str):
@@ -112,3 +140,12 @@ def test_tree_forward_equals_padded_rows(name: str, kind: str):
     torch.testing.assert_close(ours.logprobs[ours.mask], expected, rtol=1e-5, atol=1e-5)
     for parameter_name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[parameter_name], rtol=1e-5, atol=1e-5)
+
+
+def test_runs_are_for_our_attention_on_a_cpu():
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+    probe(model)
+    assert row_length(model) is None
+    assert row_length(copy.deepcopy(model).to("meta")) == ROW_LENGTH
+    model.set_attn_implementation("eager")
+    assert row_length(model) == ROW_LENGTH

@@ -105,7 +105,7 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     if not (folder / "prepare").exists():
         command = [sys.executable, "-m", "stages.prepare", *overrides, f"hydra.run.dir={folder}"]
         subprocess.run(command, check=True, capture_output=True)
-    link_base(folder)
+    link_base(folder, work.model or Path("../prepare/model"))
     if work.reward_model and not (folder / "reward_model" / "merged").exists():
         # elsewhere: what is measured later begins with this process's peak of memory
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -114,12 +114,12 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     return [*overrides, *(f"+run.inputs.{name}={path}" for name, path in inputs.items())]
 
 
-def link_base(folder: Path) -> None:
-    """The base model in the place of the sft model, and a place for a reward model."""
+def link_base(folder: Path, base: Path) -> None:
+    """The base model in the place of the sft model, where both sides read it, and a place for a reward model."""
     for name in ("sft", "reward_model"):
         (folder / name).mkdir(exist_ok=True)
     if not (folder / "sft" / "model").exists():
-        (folder / "sft" / "model").symlink_to(Path("../prepare/model"))
+        (folder / "sft" / "model").symlink_to(base)
 
 
 def make_reward_model(folder: Path, lora: bool) -> None:

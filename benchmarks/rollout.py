@@ -66,13 +66,19 @@ def with_generate(
 
 def main() -> None:
     side, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-    folder, batch = Path(job["folder"]) / "prepare", job["batch"]
+    folder, batch = Path(job["folder"]), job["batch"]
     use_all_cores()
-    stops = json.loads((folder / "model.json").read_text())["stop_token_ids"]
-    prompts = [example.tree.prompt.input_ids for example in read_examples(folder / "prompt.jsonl")]
+    stops = json.loads((folder / "prepare" / "model.json").read_text())["stop_token_ids"]
+    prompts = [
+        example.tree.prompt.input_ids for example in read_examples(folder / "prepare" / "prompt.jsonl")
+    ]
     make = with_sampler if side == "ours" else with_generate
     sample = make(
-        folder / "model", getattr(torch, job["dtype"]), stops, job["num_generations"], job["max_new_tokens"]
+        folder / "sft" / "model",
+        getattr(torch, job["dtype"]),
+        stops,
+        job["num_generations"],
+        job["max_new_tokens"],
     )
     seconds, tokens = [], []
     for step in range(job["steps"]):

@@ -118,7 +118,7 @@ def run_peer(
     if work.stage == "rollout":
         return _run_rollout("generate", work, folder, ENVIRONMENTS[config])
     job = {
-        "work": work.name, "rows": rows, "model": str(folder / "prepare" / "model"),
+        "work": work.name, "rows": rows, "model": str(folder / "sft" / "model"),
         "reward_model": str(folder / "reward_model" / "merged"), "batch": work.batch, "steps": work.steps,
         "learning_rate": work.learning_rate, "output": str(folder / "peer"), "config": work.peer_config(config),
         "tokens": tokens, "bf16": work.bf16, "seed": work.seed,

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 LOG_SECONDS = 30.0  # between two lines of a log
+LINE = "{l_bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
@@ -31,8 +32,8 @@ class LogLines(tqdm):
     monitor_interval = 0  # no thread that draws bars which stand still
 
     def __init__(self, items: Iterable | None = None, **options: Any) -> None:
-        timing: dict[str, Any] = {"mininterval": LOG_SECONDS, "miniters": 1, "ncols": 100}
-        super().__init__(items, file=StringIO(), **timing, **options)
+        timing: dict[str, Any] = {"mininterval": LOG_SECONDS, "miniters": 1}
+        super().__init__(items, file=StringIO(), bar_format=LINE, **timing, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if line := str(self) if msg is None else msg:
@@ -47,7 +48,7 @@ def quiet_libraries() -> None:
     """Leave out what says nothing to a user: at every checkpoint, that tied weights are written once; and in a log,
     transformers' bars of loading weights."""
     logging.getLogger("accelerate.utils.other").addFilter(
-        lambda record: not record.getMessage().startswith("Removed shared tensor")
+        lambda record: "Removed shared tensor" not in record.getMessage()  # behind the rank
     )
     if not sys.stderr.isatty():
         disable_progress_bar()

@@ -1,10 +1,13 @@
 """Bars are for a terminal; a log gets whole lines."""
 
+import logging
 import os
 import pty
 import subprocess
 import sys
 import termios
+
+from stages.progress import quiet_libraries
 
 PROGRAM = """
 from stages import progress
@@ -31,6 +34,15 @@ def test_a_log_gets_lines(tmp_path) -> None:
     outer = [line for line in lines if "step" in line]
     assert [f"{done}/3" in line for done, line in enumerate(outer[:4])] == [True] * 4
     assert "loss=2" in outer[3] and lines[-2] == "after"
+    assert "#" not in "".join(lines)  # no bar that stands still
+
+
+def test_what_says_nothing_to_a_user_is_left_out(caplog) -> None:
+    quiet_libraries()
+    log = logging.getLogger("accelerate.utils.other")
+    for text in ("[RANK 0] Removed shared tensor {'policy.lm_head.weight'} while saving.", "Something else"):
+        log.warning(text)
+    assert [record.getMessage() for record in caplog.records] == ["Something else"]
 
 
 def test_a_terminal_gets_a_bar() -> None:

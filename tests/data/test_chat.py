@@ -1,4 +1,4 @@
-"""Chat templates: what is a target, what is refused (LESSONS 2, 3)."""
+"""Chat templates: what is a target, what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dvc.yaml names every file that a stage's result follows from, and not the files of others (LESSONS 26)."""
+"""dvc.yaml names every file that a stage's result follows from, and not the files of others."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def test_an_experiment_runs_what_its_value_reaches(project: Project) -> None:
 
 def test_a_queued_grid_gives_each_point_its_own_result(project: Project) -> None:
     """Each runs in a workspace of its own, where DVC_ROOT names the parent: reading params.yaml through that trained
-    every point with the parent's value (LESSONS 23)."""
+    every point with the parent's value."""
     project.dvc("exp", "run", "--queue", "-S", "rl.ppo.kl_coef=1.0,4.0")
     project.dvc("exp", "run", "--run-all", "--jobs", "1")
     shown = json.loads(project.dvc("exp", "show", "--json"))

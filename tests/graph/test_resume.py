@@ -1,4 +1,4 @@
-"""A stage that is killed goes on from its last checkpoint and ends with the same bits (LESSONS 29 and 30)."""
+"""A stage that is killed goes on from its last checkpoint and ends with the same bits."""
 
 from __future__ import annotations
 

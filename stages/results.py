@@ -15,7 +15,11 @@ from stages.evaluation.metrics import MODELS, Metrics
 WIDTH = 110  # of the table: narrower, it would break every interval
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
-    ("metrics", ".venv/bin/dvc metrics show", "and `.venv/bin/dvc metrics diff` against the last commit"),
+    (
+        "metrics",
+        ".venv/bin/dvc metrics show data/evaluate/metrics.json --md",
+        "and `.venv/bin/dvc metrics diff` against the last commit",
+    ),
     ("curves", ".venv/bin/dvc plots show --open", "needs the network; the report has the same curves"),
     ("report", "data/evaluate/report.html", "one page: numbers, curves, samples side by side"),
     ("samples", "data/evaluate/samples.md", ""),

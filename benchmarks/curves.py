@@ -20,9 +20,32 @@ from benchmarks.sides import run_ours, run_peer
 from benchmarks.works import WORKS, Work
 from stages.data.examples import Example
 
-LEARNING_RATES = {"sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "grpo": 3.0e-5}
+LEARNING_RATES = {
+    "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5,
+}  # fmt: skip
 # What the speed does not depend on, and learning does: ours as TRL has it.
-SAME = {"grpo": {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}}
+SAMPLED = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
+SAME = {"grpo": SAMPLED, "rloo": SAMPLED}
+
+
+def all_tokens(work: Work, examples: list[Example]) -> list[dict[str, Any]]:
+    """Examples, step by step, as TRL's collator for this work takes them."""
+    if work.name != "kto":
+        return [tokens(work, example) for example in examples]
+    steps = [examples[first : first + work.batch] for first in range(0, len(examples), work.batch)]
+    return [
+        row for step in steps for index in range(len(step)) for row in labelled(step[index], step[index - 1])
+    ]
+
+
+def labelled(example: Example, before: Example) -> list[dict[str, Any]]:
+    """KTO's two rows of a pair. Both sides estimate the KL on its prompt with the completion of the pair before: by
+    itself TRL takes that of the row before, which may be of the same prompt."""
+    prompt, other = example.tree.prompt.input_ids, before.tree.completions[0].input_ids
+    return [
+        {"prompt_ids": prompt, "completion_ids": node.input_ids, "KL_completion_ids": other, "label": label}
+        for node, label in zip(example.tree.completions, (True, False), strict=True)
+    ]
 
 
 def tokens(work: Work, example: Example) -> dict[str, Any]:
@@ -46,7 +69,7 @@ def compare(work: Work, data: Path) -> dict[str, list[float]]:
     rows = read_rows(work, data)
     overrides = prepare(work, rows, folder)
     sampled = work.role == "prompt"
-    same = None if sampled else [tokens(work, example) for example in examples_in_order(work, folder)]
+    same = None if sampled else all_tokens(work, examples_in_order(work, folder))
     ours = run_ours(work, overrides, folder)
     peer = run_peer(work, in_order(work, rows, folder), "tuned", folder, same)
     return {"ours": ours.curve, "TRL": peer.curve}

@@ -24,8 +24,8 @@ LEARNING_RATES = {
     "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5,
 }  # fmt: skip
 # What the speed does not depend on, and learning does: ours as TRL has it.
-SAMPLED = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
-SAME = {"grpo": SAMPLED, "rloo": SAMPLED}
+AS_TRL = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
+SAME = {"grpo": AS_TRL, "rloo": AS_TRL}
 
 
 def all_tokens(work: Work, examples: list[Example]) -> list[dict[str, Any]]:

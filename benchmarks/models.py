@@ -30,7 +30,7 @@ def qwen3(hidden: int, intermediate: int) -> dict[str, Any]:
 
 SMOLLM2 = llama(576, 30, 9, 3, 49152)
 RANDOM = {
-    "llama-26m": llama(256, 10, 4, 4, 49152),  # for a try
+    "llama-20m": llama(256, 10, 4, 4, 49152),  # for a try
     "qwen3-0.6b": qwen3(1024, 3072),
     "qwen3-1.7b": qwen3(2048, 6144),
 }

@@ -64,8 +64,13 @@ def run_parts(length: int, bounds: Sequence[int] | None) -> Iterator[Part]:
     shared, *ends = bounds or (0, length)
     first = wide = 0
     for end in ends:
-        yield Part(first, end, wide, first, min(first + round_up(end - first, TILE), length))
+        yield Part(first, end, wide, first, _last_tile(first, end, length))
         first, wide = end, round_up(shared, TILE)
+
+
+def _last_tile(first: int, end: int, length: int) -> int:
+    """Where the whole tiles that begin at `first` and hold all up to `end` stop."""
+    return min(first + round_up(end - first, TILE), length)
 
 
 def blocks(length: int, bounds: Sequence[int] | None) -> Iterator[Part]:
@@ -76,5 +81,4 @@ def blocks(length: int, bounds: Sequence[int] | None) -> Iterator[Part]:
         size = round_up(-(-queries // max(1, round(queries / most))), TILE)
         for start in range(run.start, run.end, size):
             end = min(start + size, run.end)
-            stop = min(run.first + round_up(end - run.first, TILE), length)
-            yield run._replace(start=start, end=end, stop=stop)
+            yield run._replace(start=start, end=end, stop=_last_tile(run.first, end, length))

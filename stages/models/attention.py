@@ -74,8 +74,9 @@ def _attention_backward(
     """By five products, which hold a row's weights and their gradients in the precision of the products."""
     found = [each.new_empty(each.shape) for each in (query, key, value)]
     saved = (query, key, value, bias, normalizer, gradient.transpose(1, 2))
+    parts = [*blocks(query.shape[2], _listed(runs))]
     for row in zip(*saved, *found, strict=True):
-        _row_backward(*row, parts=[*blocks(query.shape[2], _listed(runs))], scaling=scaling)
+        _row_backward(*row, parts=parts, scaling=scaling)
     return found[0], found[1], found[2]
 
 

@@ -1,7 +1,7 @@
 """Linear layers that are trained in a narrower precision than they are stored in, and keep no narrow copy.
 
 Autocast keeps one of every weight from the forward to the backward: for a model in float32 half its size again, beside
-all activations. To narrow a weight once more takes about a hundredth of a step.
+all activations. To narrow all weights once more takes half a percent of a step.
 """
 
 from __future__ import annotations

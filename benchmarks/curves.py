@@ -21,11 +21,13 @@ from benchmarks.works import WORKS, Work
 from stages.data.examples import Example
 
 LEARNING_RATES = {
-    "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5,
+    "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5, "ppo": 1.0e-5,
 }  # fmt: skip
-# What the speed does not depend on, and learning does: ours as TRL has it.
-AS_TRL = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
-SAME = {"grpo": AS_TRL, "rloo": AS_TRL}
+# What the speed does not depend on, and learning does: the same on both sides, of those that sample.
+SAME = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
+# TRL's PPO clips no gradient, and trains a value model of its own as it does the policy.
+OWN = {"ppo": {"max_grad_norm": 1.0e9, "value_learning_rate": LEARNING_RATES["ppo"]}}
+PEER_OWN = {"ppo": {"missing_eos_penalty": None}}  # the others have none
 
 
 def all_tokens(work: Work, examples: list[Example]) -> list[dict[str, Any]]:
@@ -61,6 +63,18 @@ def tokens(work: Work, example: Example) -> dict[str, Any]:
     if work.name == "reward_model":
         return {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def alike(work: Work, steps: int, float32: bool) -> Work:
+    """The work with what learning depends on the same on both sides."""
+    return replace(
+        work,
+        steps=steps,
+        learning_rate=LEARNING_RATES[work.name],
+        settings=work.settings | (SAME if work.role == "prompt" else {}) | OWN.get(work.name, {}),
+        peer=work.peer | PEER_OWN.get(work.name, {}),
+        bf16=work.bf16 and not float32,
+    )
 
 
 def compare(work: Work, data: Path) -> dict[str, list[float]]:
@@ -103,10 +117,7 @@ def main() -> None:
     if unknown := set(arguments.works) - set(LEARNING_RATES):
         parser.error(f"unknown work {', '.join(sorted(unknown))}; known are {', '.join(LEARNING_RATES)}")
     for name in arguments.works or LEARNING_RATES:
-        work = WORKS[name]
-        settings = work.settings | SAME.get(name, {})
-        work = replace(work, steps=arguments.steps, learning_rate=LEARNING_RATES[name], settings=settings)
-        work = replace(work, bf16=work.bf16 and not arguments.float32)
+        work = alike(WORKS[name], arguments.steps, arguments.float32)
         seeds = range(arguments.seeds) if work.role == "prompt" else (0,)  # elsewhere nothing is drawn
         runs = [compare(replace(work, seed=seed), arguments.data) for seed in seeds]
         title = f"curve-{name}-float32" if arguments.float32 else f"curve-{name}"

@@ -21,8 +21,8 @@ from stages.losses.language_modeling import negative_log_likelihood
 from stages.models.block import keep_less
 from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
-from stages.packing import Node, Tree
 from stages.training.meter import Meter
+from stages.trees import Node, Tree
 
 IGNORED = -100  # transformers' label of a token that is not trained on
 SIDES = ("trees", "padded rows")

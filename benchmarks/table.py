@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.works import EMBEDDED
 
-HEAD = """| | Treeline | MFU | tuned TRL | ratio | to TRL's defaults | peak memory | to tuned TRL's | to its defaults' |
+HEAD = """| | Treeline | MFU | tuned TRL | speed / tuned | / defaults | peak memory | memory / tuned | / defaults |
 |---|---|---|---|---|---|---|---|---|"""
 LABELS = {
     "sft": "SFT, 8 rows of HH-RLHF a step",

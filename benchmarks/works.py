@@ -101,6 +101,7 @@ ONLINE_PEER = {
     "shuffle_dataset": False,
 }
 REWARD = "objective/rewards/verifier"
+SCORE = "objective/rewards/reward_model"
 
 # One completion a prompt, for TRL's PPO samples no more; both sides take a batch twice, in two minibatches each time.
 PPO = {
@@ -146,10 +147,10 @@ WORKS = {
         Work("rloo", "rl", "completions/s", "arithmetic", "prompt", batch=4, units_per_example=8, algorithm="rloo",
              settings=ONLINE | {"kl_coef": 0.0}, peer=ONLINE_PEER, tuned=SAMPLED, microbatch=8, curve=REWARD),
         Work("ppo", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
-             settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, microbatch=4, **PPO_TRL),
+             settings=PPO, peer=PPO_PEER, tuned=PPO_TUNED, microbatch=4, curve=SCORE, **PPO_TRL),
         Work("ppo_lora", "rl", "episodes/s", "hh", "prompt", batch=16, algorithm="ppo", reward_model=True,
              settings=PPO, peer=PPO_PEER | {"lora": LORA}, tuned=PPO_TUNED, microbatch=4,
-             overrides=("model.lora=true",), **PPO_TRL),
+             overrides=("model.lora=true",), curve=SCORE, **PPO_TRL),
         Work("rollout", "rollout", "tokens/s", "gsm8k", "prompt", batch=16,
              settings={"num_generations": 8, "max_new_tokens": 64}, **GENERATE),
         Work("rollout_short", "rollout", "tokens/s", "arithmetic", "prompt", batch=4,

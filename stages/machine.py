@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -34,3 +36,16 @@ def multiplies_in_bf16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities()
     return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one on ARM
+
+
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Without torch's deterministic algorithms, for writes of which no two have one place: on a GPU it would sort them,
+    and copy all that is written into, twice."""
+    asked = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warn_only)

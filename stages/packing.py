@@ -1,4 +1,4 @@
-"""Trees of tokens, and how they are laid into rows under a token budget.
+"""How trees of tokens are laid into rows under a token budget.
 
 A completion token attends to its own prompt and to itself, causally, and to nothing else; its position continues
 the prompt's. So the completions of one prompt share the prompt's tokens, and a packed row computes exactly what one
@@ -8,8 +8,9 @@ the same way: it stands once at the start of each row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -18,29 +19,11 @@ from torch import Tensor
 
 from stages.layout import balanced, layout, split, whole_tiles
 from stages.runs import run_bounds, run_parts
+from stages.trees import Tree, common_prefix
 
 ROW_LENGTH = 384  # attention costs the square of a row: a third of all else at this length, see layout()
 PADDING = -1
 SHARED = -2
-
-
-@dataclass(frozen=True)
-class Node:
-    """A run of tokens, and which of them the model is trained on."""
-
-    input_ids: list[int]
-    loss_mask: list[bool]
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A prompt and the completions that share it."""
-
-    prompt: Node
-    completions: list[Node]
-
-    def __len__(self) -> int:
-        return len(self.prompt.input_ids) + sum(len(node.input_ids) for node in self.completions)
 
 
 @dataclass(frozen=True)
@@ -104,15 +87,6 @@ class Packed:
         return seen if window is None else seen & (distance < window)
 
 
-def common_prefix(sequences: Sequence[list[int]]) -> int:
-    """How many first tokens all sequences share."""
-    first, last = min(sequences), max(sequences)  # whatever these two share, all between them share
-    return next(
-        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-        min(len(first), len(last)),
-    )
-
-
 def pack(
     trees: Sequence[Tree], device: torch.device | str = "cpu", row_length: int | None = ROW_LENGTH
 ) -> Packed:
@@ -121,27 +95,21 @@ def pack(
 
     Raises ValueError where there is no completion.
     """
-    first = [0]
-    for tree in trees:
-        first.append(first[-1] + len(tree.completions))
+    first = [0, *accumulate(len(tree.completions) for tree in trees)]
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    shared, sizes, rows, length, bounds = _plan(trees, row_length)
+    plan = _plan(trees, row_length)
+    shared, sizes, rows, length, bounds = plan
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
     grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]
     targets: list[tuple[int, int, int, int]] = []
     ends = [0] * first[-1]
-    for row, members in enumerate(rows):
-        start = len(shared)
-        for index in members:
-            cells, found, tree_ends = _place(
-                trees[index], index, first[index], row * length, start, len(shared)
-            )
-            grid[:, row, start : start + sizes[index]] = cells
-            targets += found
-            ends[first[index] : first[index + 1]] = tree_ends
-            start += sizes[index]
+    for index, row, start in plan.places():
+        cells, found, tree_ends = _place(trees[index], index, first[index], row * length, start, len(shared))
+        grid[:, row, start : start + sizes[index]] = cells
+        targets += found
+        ends[first[index] : first[index + 1]] = tree_ends
     longest = max(len(node.input_ids) for tree in trees for node in tree.completions)
     input_ids, position_ids, tree_ids, branch = grid.to(device)
     columns = torch.tensor(sorted(targets, key=lambda t: t[2:]), dtype=torch.long, device=device).reshape(
@@ -160,6 +128,13 @@ class _Plan(NamedTuple):
     rows: list[list[int]]  # which trees share one
     length: int
     bounds: list[int] | None = None  # of the runs of a single row
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Each tree, its row and its first column."""
+        for row, members in enumerate(self.rows):
+            starts = accumulate((self.sizes[index] for index in members), initial=len(self.shared))
+            for index, start in zip(members, starts, strict=False):  # the last one is the row's end
+                yield index, row, start
 
 
 def _plan(trees: Sequence[Tree], row_length: int | None) -> _Plan:

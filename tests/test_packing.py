@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stages.layout import balanced, layout, split
-from stages.packing import PADDING, SHARED, Node, Tree, common_prefix, occupancy, pack
+from stages.packing import PADDING, SHARED, occupancy, pack
+from stages.trees import Node, Tree
 from tests.models.tiny import tree
 
 
@@ -80,12 +81,6 @@ def test_first_token_without_a_prompt_has_no_predictor():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="at least one completion"):
         pack([tree([1, 2])])
-
-
-def test_common_prefix():
-    assert common_prefix([[1, 2, 3], [1, 2, 4, 5], [1, 2]]) == 2
-    assert common_prefix([[1, 2], [3]]) == 0
-    assert common_prefix([[4, 4, 4]]) == 3
 
 
 def test_split_keeps_the_budget_and_every_index_once():

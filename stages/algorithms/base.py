@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stages.algorithms.batch import Batch
 from stages.data.examples import Example
 from stages.models.reference_table import ReferenceTable
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class Loss(NamedTuple):
@@ -55,7 +55,7 @@ class Algorithm(nn.Module, ABC):
         """The loss of a microbatch."""
 
     def observe(self, name: str, values: Tensor) -> None:
-        """Remember values (any shape) whose mean over the step, on every rank, is logged as `name`."""
+        """Of experience: remember values (any shape) whose mean over the step, on every rank, is logged as `name`."""
         self.observed[name].append(values.detach().float().flatten())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.data.examples import Example
 from stages.layout import split
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from stages.models.logprobs import completion_logprobs
 class Settings(OnlineSettings):
     """GRPO's own knobs; meanings and sources in conf/rl/grpo.yaml."""
 
+    num_generations: int = Field(ge=2)  # an advantage is over the others of its group
     num_iterations: int = Field(ge=1)
     num_mini_batches: int = Field(ge=1)
     beta: float = Field(ge=0)

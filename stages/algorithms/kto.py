@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -12,11 +13,12 @@ from stages.algorithms.base import Loss, WithReference
 from stages.algorithms.batch import Batch
 from stages.algorithms.pairs import desirable
 from stages.algorithms.parts import Parts
+from stages.config.errors import UserError
 from stages.config.schema import OfflineSettings
 from stages.distributed import sum_over_ranks
 from stages.losses.preference import kto
 from stages.models.logprobs import sequence_logprobs
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class Settings(OfflineSettings):
@@ -46,7 +48,12 @@ class KTO(WithReference):
         return [batch.trees, self._mismatched(batch)]
 
     def _mismatched(self, batch: Batch) -> list[Tree]:
-        """Each prompt with the first completion of the one before it."""
+        """Each prompt with the first completion of the one before it. Raises UserError where it is the only one."""
+        if len(batch.trees) < 2:
+            raise UserError(
+                "kto takes its KL on completions of other prompts, and a step gives this process one prompt: set "
+                "rl.kto.batch_size to 2 for each process at least, or give it more examples"
+            )
         return [
             Tree(tree.prompt, [batch.trees[index - 1].completions[0]])
             for index, tree in enumerate(batch.trees)
@@ -58,7 +65,8 @@ class KTO(WithReference):
         kl = self._reference_point(policy - self.reference.logprobs(mismatched))
         self.observe("objective/kl_mismatched", kl)
         reference = self.reference.logprobs(batch.trees)
-        yield batch.with_fields(ref_logprobs=reference, kl=kl.expand(len(reference)))
+        counted = _counted(desirable(batch).to(reference.device))
+        yield batch.with_fields(ref_logprobs=reference, kl=kl.expand(len(reference)), counted=counted)
 
     def _reference_point(self, logratios: Tensor) -> Tensor:
         """max(0, mean) over the completions of every process."""
@@ -73,7 +81,17 @@ class KTO(WithReference):
             logratios, good, batch["kl"], beta=settings.beta,
             desirable_weight=settings.desirable_weight, undesirable_weight=settings.undesirable_weight,
         )  # fmt: skip
-        right = (logratios > batch["kl"]) == good
-        self.observe("objective/rewards/chosen", settings.beta * logratios[good])
-        self.observe("objective/rewards/rejected", settings.beta * logratios[~good])
-        return Loss(losses.sum(), losses.new_tensor(len(losses)), {"train/accuracy": right.sum()})
+        chosen, rejected = settings.beta * (logratios.detach()[:, None] * batch["counted"]).sum(0)
+        metrics = {
+            "objective/rewards/chosen": chosen, "objective/rewards/rejected": rejected,
+            "train/accuracy": ((logratios > batch["kl"]) == good).sum(),
+        }  # fmt: skip
+        return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)
+
+
+def _counted(good: Bool[Tensor, " batch"]) -> Float[Tensor, "batch 2"]:
+    """How often each completion counts in a mean over all, for it to be one over the good, and one over the bad, of
+    every process. NaN where there are none."""
+    sides = torch.stack([good, ~good]).float()
+    counts = sum_over_ranks(sides.sum(1))
+    return (sides * (counts.sum() / counts)[:, None]).T

@@ -21,7 +21,7 @@ from stages.losses.kl import k1
 from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class Settings(OnlineSettings):

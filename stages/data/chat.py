@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.data.records import BadRow, Message
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 PROBE = [Message(role="user", content="one"), Message(role="assistant", content="two")]
 

@@ -8,10 +8,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from rich import get_console
-from rich.progress import track
+from tqdm import tqdm
 
 from stages.config.errors import UserError
 from stages.data.columns import Columns
@@ -24,9 +22,11 @@ from stages.data.records import BadRow, LeftOut, Record, Row
 from stages.data.roles import TAKE, check_labels, group_unpaired
 from stages.data.settings import DataSettings, RoleSettings
 from stages.data.sources import describe, read_rows
+from stages.progress import progress
+
+PATIENCE = 1  # seconds before a progress bar appears
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 
 @dataclass
@@ -59,8 +59,8 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
     """Reads, recognises, converts and encodes a role's rows. Raises UserError, also where nothing is left."""
     own: RoleSettings = getattr(settings, role)
     dataset = Dataset(role, describe(own), settings.bad_rows == "drop")
-    rows = _progress(read_rows(role, own, seed), f"{role}: reading")
-    records = list(_records(dataset, rows, Columns(own.columns, f"data.{role}.columns")))
+    with _bar(read_rows(role, own, seed), f"{role}: reading") as rows:
+        records = list(_records(dataset, iter(rows), Columns(own.columns, f"data.{role}.columns")))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
     _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings))
@@ -120,18 +120,20 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
 
 
 def _encode(dataset: Dataset, records: list[Record], encoder: Encoder, limits: Limits) -> None:
-    for record in _progress(records, f"{dataset.role}: tokens"):
-        encoder.check(record)
-        try:
-            whole = encoder.encode(record)
-            tree = limits.fit(whole)
-        except LeftOut as error:
-            dataset.leave_out(error, record.where)
-            continue
-        dataset.truncated += tree is not whole
-        dataset.openings.append(record.opening)
-        dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
+    with _bar(records, f"{dataset.role}: tokens") as shown:
+        for record in shown:
+            encoder.check(record)
+            try:
+                whole = encoder.encode(record)
+                tree = limits.fit(whole)
+            except LeftOut as error:
+                dataset.leave_out(error, record.where)
+                continue
+            dataset.truncated += tree is not whole
+            dataset.openings.append(record.opening)
+            dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
 
 
-def _progress(items: Iterable[Item], description: str) -> Iterable[Item]:
-    return track(items, description, transient=True, disable=not get_console().is_terminal)
+def _bar(items: Iterable, description: str) -> tqdm:
+    """Of rows; closed before an error is told, and not there where it would be for a moment only."""
+    return progress(items, desc=description, unit="row", delay=PATIENCE, leave=False)

@@ -10,7 +10,7 @@ from stages.data.messages import as_turn
 from stages.data.plain import PlainText
 from stages.data.records import Record
 from stages.data.settings import DataSettings
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class Encoder:

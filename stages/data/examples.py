@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from stages.data.records import BadRow, LeftOut
 from stages.data.settings import DataSettings
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 class PlainText:

@@ -16,9 +16,9 @@ from stages.evaluation.settings import EvaluateSettings
 from stages.losses.kl import k1
 from stages.models.load import load_model
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
-from stages.packing import Tree
 from stages.rollout.rollout import Rollout
 from stages.rollout.sampler import Sampler
+from stages.trees import Tree
 
 log = logging.getLogger(__name__)
 

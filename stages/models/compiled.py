@@ -33,9 +33,14 @@ def check_compiler() -> None:
         ) from error
 
 
+def allow_variants() -> None:
+    """Of one function: above its limit torch runs it uncompiled, and says nothing."""
+    torch._dynamo.config.recompile_limit = VARIANTS
+
+
 def compile_layers(module: nn.Module) -> None:
     """Compile every transformer layer in `module`, in place, when it first runs; names of weights stay."""
-    torch._dynamo.config.recompile_limit = VARIANTS
+    allow_variants()
     layers = _layers(module)
     for layer in layers:
         layer.compile(dynamic=True)

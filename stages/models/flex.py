@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers.integrations.flex_attention import flex_attention_forward
 
-from stages.models.compiled import uncompiled
-from stages.packing import Node, Packed, Tree, pack
+from stages.models.compiled import allow_variants, uncompiled
+from stages.packing import Packed, pack
+from stages.trees import Node, Tree
 
 BLOCKS_PAY = (
     1024  # tokens in a row: 8 blocks of 128; in a shorter one there is little to skip. Not measured yet
@@ -50,6 +51,7 @@ def eager_flex() -> Iterator[None]:
 @cache
 def flex_runs(device: torch.device, size: int) -> bool:
     """Find out, by trying once, whether this GPU's kernels for heads of `size` compile and agree with sdpa."""
+    allow_variants()  # of its kernels: with gradient and without, each precision, one row and several, each window
     try:
         for dtype in (torch.float32, torch.bfloat16):
             _compare(device, size, dtype)

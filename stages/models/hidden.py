@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from stages.models.attention import Mask
 from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, eager_flex, flex_runs
-from stages.packing import PADDING, ROW_LENGTH, SHARED, Node, Packed, Tree, pack
+from stages.packing import PADDING, ROW_LENGTH, SHARED, Packed, pack
+from stages.trees import Node, Tree
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -29,9 +30,10 @@ def check_liger() -> None:
 
 
 def apply_liger(module: nn.Module) -> None:
-    """Replace norms, rotary positions and gated MLPs of every transformer in `module`, in place; its weights stay.
+    """Replace norms and gated MLPs of every transformer in `module`, in place; its weights stay.
 
-    Not the cross entropy: the head is computed on the trained tokens alone, in chunks (stages/models/logprobs.py).
+    Not the cross entropy: the head is computed on the trained tokens alone, in chunks (stages/models/logprobs.py). Nor
+    rotary positions, which Liger replaces for all models of a family, on the CPU too.
     """
     liger = import_module("liger_kernel.transformers.monkey_patch")  # an extra
     bodies: list[Any] = [part for part in module.modules() if hasattr(part, "takes_trees")]  # set by probe()
@@ -40,4 +42,11 @@ def apply_liger(module: nn.Module) -> None:
         if kind not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
             log.warning("model.liger: there are no kernels for %s, which stays as it is", kind)
         else:
-            liger._apply_liger_kernel_to_instance(body, cross_entropy=False, fused_linear_cross_entropy=False)
+            family = vars(sys.modules[type(body).__module__])
+            own = dict(family)
+            liger._apply_liger_kernel_to_instance(
+                body, rope=False, cross_entropy=False, fused_linear_cross_entropy=False
+            )
+            family.update(
+                own
+            )  # its classes are Liger's now, of which models would be made that are loaded later

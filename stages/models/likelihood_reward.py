@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import sequence_logprobs
 from stages.models.reward import RewardModel
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class LikelihoodReward(RewardModel):

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from stages.layout import split
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.selected import selected_logprobs
-from stages.packing import Packed, Tree
+from stages.packing import Packed
+from stages.trees import Tree
 
 HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in bf16 is 100 MB
 

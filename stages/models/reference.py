@@ -13,7 +13,7 @@ from torch import nn
 from stages.models.compiled import compile_layers, compiled
 from stages.models.load import narrow_products
 from stages.models.logprobs import TokenLogprobs, completion_logprobs
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 def adapters_off(policy: nn.Module) -> AbstractContextManager[None]:

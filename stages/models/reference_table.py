@@ -15,7 +15,7 @@ from stages.layout import split
 from stages.models.compiled import compiled
 from stages.models.logprobs import sequence_logprobs
 from stages.models.reference import adapters_off
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 class ReferenceTable:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
-from stages.packing import Tree
+from stages.trees import Tree
 
 HEAD = "score"  # transformers' name for a sequence classifier's head
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.data.examples import Example
 from stages.data.nearest import nearest
-from stages.packing import Tree
 from stages.rewards.verifiers import VERIFIERS
+from stages.trees import Tree
 
 GIVEN = ("prompts", "completions")
 

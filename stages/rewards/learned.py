@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from stages.models.reward import RewardModel
-from stages.packing import Tree
+from stages.trees import Tree
 
 
 class LearnedReward:

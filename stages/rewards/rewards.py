@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.data.examples import Example
-from stages.packing import Tree
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
+from stages.trees import Tree
 
 REWARD_MODEL, VERIFIER = "reward_model", "verifier"
 Reward = Callable[[Sequence[Example], Sequence[Tree]], Sequence[float | None]]

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.packing import common_prefix
 from stages.rollout.cache import KeyValueCache, capacity_for
 from stages.rollout.decoder import Decoder
 from stages.rollout.recorded import RecordedStep
 from stages.rollout.sampling import draw
 from stages.rollout.shared_prompts import SHARING_PAYS, SharedPromptCache
+from stages.trees import common_prefix
 
 IDLE_SHARE = 0.25  # of rows that have ended, before the rest is moved together where shapes are to stay
 
@@ -53,7 +53,6 @@ class InFlight:
         self.widest = 0  # prompt that the cache has room for
         self.peak = 0
         self.recorded: RecordedStep | None = None
-        self.pool: Any = None  # the memory that recordings share, one after the other
 
     @property
     def running(self) -> int:
@@ -121,8 +120,7 @@ class InFlight:
         else:
             logits = self.decoder.logits(self.decoder.states(last, self.cache)[:, 0])
             if self.cache.static:
-                self.recorded = RecordedStep(self.decoder, self.cache, last, self.pool)
-                self.pool = self.recorded.pool
+                self.recorded = RecordedStep(self.decoder, self.cache, last)
         self.cache.advance(self._tensor([int(not row.ended) for row in self.rows]))
         self._draw(self.rows, logits)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from stages.data.examples import Example, has_pair
 from stages.data.settings import SamplingSettings
-from stages.packing import Tree
 from stages.rollout.rollout import Rollout
 from stages.rollout.sampler import Sampler
+from stages.trees import Tree
 
 
 def rank_samples(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,21 +14,14 @@ class RecordedStep:
     """A CUDA graph of one token for every row. Its buffers are the cache's: it lasts until the rows change.
 
     Call it with the tokens; lengths are read from the cache, which the caller moves on. Its logits are overwritten by
-    the next call. `pool` is the memory of a recording that is no longer replayed.
+    the next call.
     """
 
-    def __init__(
-        self, decoder: Decoder, cache: KeyValueCache, input_ids: Int[Tensor, "rows 1"], pool: Any = None
-    ) -> None:
+    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: Int[Tensor, "rows 1"]) -> None:
         self.input_ids = input_ids.clone()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool):  # the step before has warmed up what is initialised lazily
+        with torch.cuda.graph(self.graph):  # the step before has warmed up what is initialised lazily
             self.logits = decoder.logits(decoder.states(self.input_ids, cache)[:, 0])
-
-    @property
-    def pool(self) -> Any:
-        """Its memory, for the recording that takes its place."""
-        return self.graph.pool()
 
     def __call__(self, input_ids: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows vocab"]:
         self.input_ids.copy_(input_ids)

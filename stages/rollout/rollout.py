@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 @dataclass(frozen=True)

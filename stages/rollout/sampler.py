@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from stages.machine import in_any_order
 from stages.models.hidden import backbone
 from stages.progress import progress
 from stages.rollout.decoder import TransformersDecoder, make_decoder
@@ -51,7 +52,7 @@ class Sampler:
     ) -> list[Rollout]:
         """Sample `num_generations` completions of each prompt, from torch's global RNG; temperature 0 is greedy."""
         # Weights are in the sampler's own precision: autocast would only convert them again at every token.
-        with torch.autocast(self.decoder.device.type, enabled=False):
+        with torch.autocast(self.decoder.device.type, enabled=False), in_any_order():
             self.decoder.refresh()
             training = self.model.training
             self.model.eval()

@@ -51,4 +51,4 @@ def _search(
     target = uniform.clamp(max=BELOW_ONE) * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, target, right=True)
     end, weight = cumulative.gather(-1, found), weights.gather(-1, found)
-    return found.squeeze(-1), 1 - (end - target) / weight
+    return found.squeeze(-1), (1 - (end - target) / weight).clamp(0, 1)  # sums were rounded

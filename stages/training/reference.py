@@ -30,13 +30,16 @@ from stages.models.reference_table import (
     microbatches_once,
     reference_digest,
 )
-from stages.packing import Tree
 from stages.progress import progress
 from stages.training.order import step_batch, total_steps
+from stages.trees import Tree
 
 log = logging.getLogger(__name__)
 
-CODE = ("stages/models", "stages/layout.py", "stages/packing.py")
+CODE = (
+    "stages/models", "stages/layout.py", "stages/packing.py", "stages/runs.py", "stages/trees.py",
+    "stages/machine.py",
+)  # fmt: skip
 NAME = "logprobs"
 KEPT = 16  # tables of four bytes a completion
 

@@ -12,8 +12,8 @@ import stages.algorithms.ppo
 import stages.training.step
 from stages.algorithms.batch import batch_of
 from stages.data.examples import Example
-from stages.packing import Node, Tree
 from stages.training.step import StepResult, optimizer_step
+from stages.trees import Node, Tree
 from tests.algorithms.tiny import (
     ALGORITHMS,
     RankAccelerator,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from stages.algorithms.batch import Batch
 from stages.algorithms.grpo import GRPO
@@ -30,8 +31,9 @@ def test_constant_group_has_no_gradient(beta: float):
     assert torch.cat(algorithm.observed["objective/equal_group_share"]).mean() == 1
 
 
-def test_group_of_one_has_no_gradient():
-    assert gradient_size(GRPO(settings_of("grpo", num_generations=1), parts_of(tiny_llama()))) == 0
+def test_a_group_of_one_has_nobody_to_be_better_than():
+    with pytest.raises(ValidationError, match="num_generations"):
+        settings_of("grpo", num_generations=1)
 
 
 def test_unequal_group_has_one():

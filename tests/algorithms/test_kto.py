@@ -11,6 +11,7 @@ import torch
 from stages.algorithms.batch import batch_of
 from stages.algorithms.kto import KTO
 from stages.algorithms.pairs import desirable
+from stages.config.errors import UserError
 from stages.data.examples import Example
 from stages.losses.preference import kto
 from tests.algorithms.test_dpo import summed_logprob
@@ -73,6 +74,26 @@ def test_moved_policy_against_transformers_and_numpy(seed: int):
     ]
     assert float(loss.total.detach()) == pytest.approx(sum(expected), abs=1e-4)
     assert float(loss.weight) == 4
+    # divided by all four, each is the mean over its two
+    for name, rows in (("chosen", own[::2]), ("rejected", own[1::2])):
+        mean = 0.3 * float(np.mean([logratio(*pair) for pair in rows]))
+        assert float(loss.metrics[f"objective/rewards/{name}"]) / 4 == pytest.approx(mean, abs=1e-4)
+
+
+def test_one_side_alone_has_a_mean_and_the_other_none():
+    only = [example for example in EXAMPLES if example.scores == [1.0]] * 2
+    algorithm = make("kto")
+    remember(algorithm, only)
+    (batch,) = experience_of(algorithm, only)
+    metrics = algorithm(batch).metrics
+    assert float(metrics["objective/rewards/chosen"]) == 0  # the policy is the reference
+    assert math.isnan(metrics["objective/rewards/rejected"])
+
+
+def test_a_prompt_alone_has_no_other_to_meet():
+    with pytest.raises(UserError, match="a step gives this process one prompt") as error:
+        make("kto").reference_trees(batch_of(EXAMPLES[:1]))
+    assert "\n" not in str(error.value)
 
 
 def test_the_reference_point_is_above_zero_for_one_of_the_seeds():

@@ -26,10 +26,10 @@ from stages.data.examples import Example
 from stages.models.likelihood_reward import LikelihoodReward
 from stages.models.reference_table import completion_keys
 from stages.models.reward import RewardModel
-from stages.packing import Tree
 from stages.rewards.rewards import Rewards
 from stages.rollout.rollout import Rollout
 from stages.rollout.sampler import Sampler
+from stages.trees import Tree
 from tests.models.tiny import EOS, SHAPE, tiny_llama, tree
 
 TRAINING: dict[str, Any] = {

@@ -7,7 +7,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.data.chat import ChatTemplate
 from stages.data.records import BadRow, Message
-from stages.packing import Node
+from stages.trees import Node
 from tests.data.tiny import BOS, CHATML, EOS, targets, tiny_tokenizer
 
 USER, ANSWER = Message(role="user", content="hi"), Message(role="assistant", content="yo")

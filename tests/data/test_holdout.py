@@ -8,7 +8,7 @@ from stages.config.errors import UserError
 from stages.data.dataset import Dataset
 from stages.data.examples import Example
 from stages.data.holdout import Split, hold_out
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 def dataset(role: str, openings: list[str]) -> Dataset:

@@ -6,7 +6,7 @@ import pytest
 
 from stages.data.limits import Limits
 from stages.data.records import BadRow, LeftOut
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 
 def tree(prompt: int, *completions: list[int]) -> Tree:

@@ -17,10 +17,10 @@ from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.data.examples import Example, write_examples
 from stages.evaluate import evaluate
-from stages.packing import Node, Tree
 from stages.results import show
 from stages.tracking.curves import Curves
 from stages.tracking.tracker import Tracker
+from stages.trees import Node, Tree
 from stages.workspace import Stage
 from tests.data.tiny import EOS, tiny_tokenizer
 

@@ -9,7 +9,7 @@ from stages.evaluation.bootstrap import Bootstrap
 from stages.evaluation.labels import bounds, number, verdict
 from stages.evaluation.metrics import Answer, RowLoss, flips, summarize, win_rates
 from stages.evaluation.samples import sample_rows, write_csv, write_markdown
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 BOOTSTRAP = Bootstrap(1000, 0.95, 1)
 

@@ -25,7 +25,7 @@ from stages.models.logprobs import completion_logprobs
 from stages.models.reference import Reference
 from stages.models.reward import RewardModel
 from stages.models.reward_kinds import REWARD_MODELS, load_reward_model
-from stages.packing import Tree
+from stages.trees import Tree
 from tests.data.tiny import tiny_tokenizer
 from tests.models.tiny import lora, shake, tiny_llama, tree
 

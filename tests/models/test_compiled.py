@@ -22,9 +22,10 @@ from stages.models.hidden import pack_for, probe
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
 from stages.models.reference import Reference
-from stages.packing import Tree, pack
+from stages.packing import pack
 from stages.rollout import decoder
 from stages.rollout.sampler import Sampler
+from stages.trees import Tree
 from tests.models.tiny import lora, shake, tiny_llama, tree
 
 TREES = [

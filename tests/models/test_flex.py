@@ -16,7 +16,8 @@ from stages.models import flex, hidden
 from stages.models.flex import LONG_ROW, block_mask, eager_flex, flex_runs
 from stages.models.hidden import backbone, hidden_states, probe, row_length
 from stages.models.logprobs import completion_logprobs
-from stages.packing import PADDING, ROW_LENGTH, Tree, pack
+from stages.packing import PADDING, ROW_LENGTH, pack
+from stages.trees import Tree
 from tests.models.test_fallback import CONFIGS as UNFIT
 from tests.models.test_trees import CONFIGS
 from tests.models.tiny import tiny_llama, tree

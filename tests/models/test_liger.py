@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama import modeling_llama
 
 from stages.config.compose import compose_config
 from stages.config.errors import UserError
@@ -52,11 +53,17 @@ def test_the_door_opens_where_both_are_there(monkeypatch: pytest.MonkeyPatch):
 def test_every_transformer_of_an_algorithm_but_no_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    """And nothing that is loaded later: Liger puts its classes into the family's module too."""
     seen: list[tuple[Any, dict[str, bool]]] = []
+
+    def patch(model: nn.Module, **options: bool) -> None:
+        seen.append((model, options))
+        monkeypatch.setattr(modeling_llama, "LlamaRMSNorm", object)
+
     package = SimpleNamespace(
-        MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None},
-        _apply_liger_kernel_to_instance=lambda model, **options: seen.append((model, options)),
+        MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None}, _apply_liger_kernel_to_instance=patch
     )
+    norm = modeling_llama.LlamaRMSNorm
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", package)
     policy, reference, other = tiny_llama(0), tiny_llama(1), tiny_llama(2)
     for model in (policy, reference, other):
@@ -66,6 +73,8 @@ def test_every_transformer_of_an_algorithm_but_no_cross_entropy(
         apply_liger(nn.ModuleList([policy, reference, other]))
     assert [model for model, _ in seen] == [policy.model, reference.model]
     assert all(
-        options == {"cross_entropy": False, "fused_linear_cross_entropy": False} for _, options in seen
+        options == {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}
+        for _, options in seen
     )
+    assert modeling_llama.LlamaRMSNorm is norm
     assert "there are no kernels for unheard_of" in caplog.text

@@ -17,7 +17,7 @@ from stages.models.reference_table import (
     microbatches_once,
     reference_digest,
 )
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 from tests.models.tiny import lora, shake, tiny_llama, tree
 
 

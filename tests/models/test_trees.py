@@ -21,7 +21,8 @@ from transformers import (
 from stages.models.block import keep_less
 from stages.models.hidden import backbone, pack_for, probe, row_length
 from stages.models.logprobs import completion_logprobs
-from stages.packing import ROW_LENGTH, Node, Tree
+from stages.packing import ROW_LENGTH
+from stages.trees import Node, Tree
 
 SHAPE = dict(  # noqa: C408
     vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

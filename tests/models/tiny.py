@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from stages.packing import Node, Tree
+from stages.trees import Node, Tree
 
 EOS = 2
 SHAPE: dict[str, Any] = {

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from stages.config.errors import UserError
 from stages.data.examples import Example
-from stages.packing import Node, Tree
 from stages.rewards.check import check_columns, check_rewards
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
 from stages.rewards.rewards import Rewards, gold
+from stages.trees import Node, Tree
 
 MODULE = """
 def length(completions, **columns):

@@ -143,10 +143,9 @@ def test_bf16_log_probabilities_are_near_the_training_forward(name: str, adapter
 class EagerStep:
     """In the place of a CUDA graph: the same step, run again. `calls` has those of each recording."""
 
-    pool = None
     calls: ClassVar[list[int]] = []
 
-    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor, pool: None) -> None:
+    def __init__(self, decoder: Decoder, cache: KeyValueCache, input_ids: torch.Tensor) -> None:
         self.decoder, self.cache = decoder, cache
         self.addresses = self._addresses()
         self.calls.append(0)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from stages.data.examples import Example
 from stages.data.settings import SamplingSettings
-from stages.packing import Tree
 from stages.rollout.preferences import rank_samples
 from stages.rollout.sampler import Sampler
+from stages.trees import Tree
 from tests.models.tiny import EOS, tiny_llama, tree
 
 SETTINGS = SamplingSettings(num_generations=6, temperature=1.5, max_new_tokens=12)

@@ -106,6 +106,14 @@ def test_draw_has_the_frequencies_of_the_distribution():
     torch.testing.assert_close(logprobs, logits[tokens])
 
 
+def test_a_sum_that_was_rounded_up_finds_no_entry_of_weight_0():
+    """1 + 6e-8 is 1.00000012 in float32: from 1.0 it is further to the end of that block than the block is wide."""
+    probabilities = torch.zeros(1, 768)
+    probabilities[0, 10] = probabilities[0, 700] = 1.0
+    probabilities[0, 300] = 6e-8
+    assert inverse_cdf(probabilities, torch.full((1, 1), 0.5)).tolist() == [300]
+
+
 @pytest.mark.parametrize("vocab", [1, 255, 256, 257, 1000])
 def test_inverse_cdf_is_that_of_a_plain_cumulative_sum(vocab: int):
     torch.manual_seed(1)

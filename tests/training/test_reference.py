@@ -17,9 +17,11 @@ from stages.data.examples import Example
 from stages.models.load import add_adapter
 from stages.models.logprobs import sequence_logprobs
 from stages.training.order import step_batch, total_steps
-from stages.training.reference import KEPT, fill_reference
+from stages.training.reference import CODE, KEPT, fill_reference
 from tests.algorithms.test_dpo import summed_logprob
 from tests.algorithms.tiny import examples_of, make, settings_of
+from tests.graph.imports import closure, uncovered
+from tests.graph.project import ROOT
 from tests.models.tiny import lora, shake, tiny_llama
 from tests.training.test_resume import fresh, go
 from tests.training.tiny import run
@@ -139,6 +141,13 @@ def test_a_truncated_table_is_computed_again(length: int, tmp_path: Path):
     assert torch.equal(again.fill(tmp_path).reference.values, values)
     assert again.forwards > 0
     assert path.read_bytes() == whole
+
+
+def test_a_table_is_kept_for_the_code_that_computed_it():
+    """Beside the models that is all they import, but for the class of an error."""
+    models = [str(path.relative_to(ROOT)) for path in (ROOT / "stages" / "models").glob("*.py")]
+    files = {file for model in models for file in closure(ROOT, model) if (ROOT / file).stat().st_size}
+    assert uncovered(files, list(CODE)) == ["stages/config/errors.py"]
 
 
 def test_the_tables_used_last_are_kept(tmp_path: Path):

@@ -37,11 +37,13 @@ RANDOM = {
 
 
 def model_folder(name: str) -> Path:
-    """A folder as it is, or one of RANDOM, made where it is not there yet."""
-    if name not in RANDOM:
-        return Path(name).resolve()
-    folder = CACHE / "models" / name
+    """A folder as it is, or one of RANDOM, made where it is not there yet. Raises SystemExit for what is neither."""
+    folder = CACHE / "models" / name if name in RANDOM else Path(name).resolve()
     if not (folder / "config.json").exists():
+        if name not in RANDOM:
+            raise SystemExit(
+                f"--model {name}: neither a folder with a config.json nor one of {', '.join(RANDOM)}"
+            )
         tokenizer = load_embedded_tokenizer()
         torch.manual_seed(0)
         ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -27,6 +27,8 @@ from stages.data.roles import ROLES
 from stages.dispatch import reported
 from stages.graph import dependencies, graph
 
+SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # Accelerate's names
+
 
 def check(overrides: list[str]) -> None:
     """Raise UserError for the first thing that is wrong."""
@@ -52,6 +54,11 @@ def check_launch(config: DictConfig) -> None:
         raise UserError(
             f"TREELINE_LAUNCH: conf/launch/{kind}.yaml is for a GPU, and torch {torch.__version__} finds none: "
             "install its build for yours, or leave the variable out"
+        )
+    if (shards := OmegaConf.select(launch, "distributed_type", default="NO")) in SHARDING:
+        raise UserError(
+            f"TREELINE_LAUNCH: conf/launch/{kind}.yaml shards weights ({shards}), and they are needed whole: use "
+            "MULTI_GPU, and model.lora: true where memory is short"
         )
     processes = OmegaConf.select(launch, "num_processes", default=1)
     trained = ["sft", *(["reward_model"] if needs_reward_model(config) else []), f"rl.{config.rl.algo}"]

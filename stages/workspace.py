@@ -87,9 +87,19 @@ def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Itera
     tracker.finish()
     if main:
         _write_metrics(partial)
+        write_out(*partial.rglob("*"), partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+        write_out(final.parent)
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def write_out(*paths: Path) -> None:
+    """Wait until files, or the names in folders, are on the disk, for a power cut to leave them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def _write_metrics(output: Path) -> None:

@@ -106,6 +106,17 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     check.check_launch(config)
 
 
+def test_a_launch_that_shards_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "mine.yaml").write_text(
+        "use_cpu: true\ndistributed_type: FSDP\nnum_processes: 1\n"
+    )
+    monkeypatch.setattr(check, "CONF", tmp_path)
+    monkeypatch.setenv("TREELINE_LAUNCH", "mine")
+    with pytest.raises(UserError, match=r"conf/launch/mine.yaml shards weights \(FSDP\)"):
+        check.check_launch(compose_config())
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

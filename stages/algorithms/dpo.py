@@ -33,7 +33,7 @@ class Settings(OfflineSettings):
 
 
 class DPO(WithReference):
-    """Rafailov et al. 2023. `settings.loss` names a function of stages.losses.preference; the unit is a pair."""
+    """Rafailov et al. 2023. `settings.loss` names a function like stages.losses.preference's; the unit is a pair."""
 
     Settings = Settings
     offline = True

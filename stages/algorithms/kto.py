@@ -65,8 +65,13 @@ class KTO(WithReference):
         kl = self._reference_point(policy - self.reference.logprobs(mismatched))
         self.observe("objective/kl_mismatched", kl)
         reference = self.reference.logprobs(batch.trees)
-        counted = _counted(desirable(batch).to(reference.device))
-        yield batch.with_fields(ref_logprobs=reference, kl=kl.expand(len(reference)), counted=counted)
+        good = desirable(batch).to(reference.device)
+        yield batch.with_fields(
+            ref_logprobs=reference,
+            kl=kl.expand(len(reference)),
+            chosen=_weights(good),
+            rejected=_weights(~good),
+        )
 
     def _reference_point(self, logratios: Tensor) -> Tensor:
         """max(0, mean) over the completions of every process."""
@@ -81,17 +86,16 @@ class KTO(WithReference):
             logratios, good, batch["kl"], beta=settings.beta,
             desirable_weight=settings.desirable_weight, undesirable_weight=settings.undesirable_weight,
         )  # fmt: skip
-        chosen, rejected = settings.beta * (logratios.detach()[:, None] * batch["counted"]).sum(0)
+        rewards = settings.beta * logratios.detach()
         metrics = {
-            "objective/rewards/chosen": chosen, "objective/rewards/rejected": rejected,
-            "train/accuracy": ((logratios > batch["kl"]) == good).sum(),
-        }  # fmt: skip
+            f"objective/rewards/{side}": (rewards * batch[side]).sum() for side in ("chosen", "rejected")
+        }
+        metrics["train/accuracy"] = ((logratios > batch["kl"]) == good).sum()
         return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)
 
 
-def _counted(good: Bool[Tensor, " batch"]) -> Float[Tensor, "batch 2"]:
-    """How often each completion counts in a mean over all, for it to be one over the good, and one over the bad, of
-    every process. NaN where there are none."""
-    sides = torch.stack([good, ~good]).float()
-    counts = sum_over_ranks(sides.sum(1))
-    return (sides * (counts.sum() / counts)[:, None]).T
+def _weights(side: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """With which a mean over all completions of the step, on every process, is one over this side of them. NaN where
+    it has none."""
+    count, total = sum_over_ranks(torch.stack([side.sum(), side.new_tensor(len(side), dtype=torch.long)]))
+    return side * (total / count)

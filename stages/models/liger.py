@@ -47,6 +47,5 @@ def apply_liger(module: nn.Module) -> None:
             liger._apply_liger_kernel_to_instance(
                 body, rope=False, cross_entropy=False, fused_linear_cross_entropy=False
             )
-            family.update(
-                own
-            )  # its classes are Liger's now, of which models would be made that are loaded later
+            # Its classes are Liger's now, and models that are loaded later would be made of them.
+            family.update(own)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from stages.models.linear import LINEAR
 
@@ -69,8 +68,6 @@ def _effective(layer: Any) -> tuple[Tensor, Tensor | None]:
     if type(base) not in LINEAR or any(getattr(layer, "use_dora", {}).values()):
         raise TypeError(f"{type(layer).__name__} is no plain linear layer")
     weight, bias = base.weight, base.bias
-    if isinstance(weight, DTensor):
-        raise TypeError("the weights are sharded")
     if base is not layer and not layer.disable_adapters:
         for adapter in layer.active_adapters:
             weight = weight + layer.get_delta_weight(adapter)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+
+from stages.workspace import write_out
 
 PREFIX = "step-"
 
@@ -28,9 +29,9 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()  # every process writes a file of its own there
         if self.accelerator.is_main_process:
             (partial / "tracker.json").write_text(json.dumps(tracker_state))
-            _write_out(*partial.rglob("*"), partial)
+            write_out(*partial.rglob("*"), partial)
             partial.rename(target)
-            _write_out(self.folder)
+            write_out(self.folder)
             for older in self.folder.iterdir():
                 if older != target:
                     shutil.rmtree(older, ignore_errors=True)
@@ -44,11 +45,3 @@ class Checkpoints:
         step, path = found[-1]
         self.accelerator.load_state(str(path))
         return step, json.loads((path / "tracker.json").read_text())
-
-
-def _write_out(*paths: Path) -> None:
-    """Wait until files, or the names in folders, are on the disk, for a power cut to leave them."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CODE = (
     "stages/models", "stages/layout.py", "stages/packing.py", "stages/runs.py", "stages/trees.py",
-    "stages/machine.py",
+    "stages/machine.py", "stages/training/reference.py",
 )  # fmt: skip
 NAME = "logprobs"
 KEPT = 16  # tables of four bytes a completion
@@ -50,8 +50,8 @@ def fill_reference(
 ) -> None:  # fmt: skip
     """Fill the algorithm's table with all that the run's steps will look up, from `folder` where it is there already.
 
-    To be called while the policy has the weights that the run began with: before a checkpoint is restored, and before
-    the policy is sharded. Every process gets the whole table.
+    To be called while the policy has the weights that the run began with: before a checkpoint is restored. Every
+    process gets the whole table.
     """
     ranks = accelerator.num_processes
     requests = (

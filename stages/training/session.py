@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """Accelerate as the launch says, in the precision that the config says. Raises UserError where a step's examples
     cannot be shared out evenly."""
+    # cuBLAS reads it at its first product: with this, equal products have equal bits
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
     if settings.batch_size % accelerator.num_processes:
         raise UserError(

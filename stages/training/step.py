@@ -45,7 +45,7 @@ def optimizer_step(
     values = [local.total, local.weight, *local.metrics.values()]
     loss, weight, *metrics = sum_over_ranks(torch.stack([value.double() for value in values])).tolist()
     weight = max(weight, 1e-12)
-    # DDP and FSDP average gradients over ranks; the loss is a sum over them.
+    # DDP averages gradients over ranks; the loss is a sum over them.
     norm = float(_scale_and_clip(module, accelerator.num_processes / weight, max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         optimizer.zero_grad()
@@ -83,7 +83,6 @@ def _scale_and_clip(module: Algorithm, scale: float, max_grad_norm: float) -> Te
     """Multiply gradients by `scale` and cut their global norm, in one pass; returns the norm before the cut."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     norm: Any = torch.nn.utils.get_total_norm(gradients) * scale
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a DTensor under FSDP
     factor = scale * (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, factor)
     return norm

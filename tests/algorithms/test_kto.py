@@ -90,6 +90,20 @@ def test_one_side_alone_has_a_mean_and_the_other_none():
     assert math.isnan(metrics["objective/rewards/rejected"])
 
 
+def test_microbatches_of_one_token_each_add_up():
+    """Fields of a row are cut to the longest completion, those of a completion are not."""
+    short = [Example(tree([1, 9 + n], [30 + n]), "", [float(n % 2)], {}) for n in range(4)]
+    algorithm = make("kto")
+    remember(algorithm, short)
+    shake(algorithm.policy, 0.05, 5)
+    (batch,) = experience_of(algorithm, short)
+    name = "objective/rewards/chosen"
+    parts = [float(algorithm(part).metrics[name]) for part in batch.split(3)]
+    assert len(parts) == 4
+    assert sum(parts) == pytest.approx(float(algorithm(batch).metrics[name]), abs=1e-5)
+    assert any(parts)
+
+
 def test_a_prompt_alone_has_no_other_to_meet():
     with pytest.raises(UserError, match="a step gives this process one prompt") as error:
         make("kto").reference_trees(batch_of(EXAMPLES[:1]))

@@ -8,6 +8,7 @@ from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
 from stages.rollout.sampler import Sampler
 from stages.rollout.sampling import draw, inverse_cdf
+from stages.training.order import seed_step
 from tests.models.test_fallback import CONFIGS as FALLBACK
 from tests.models.test_trees import CONFIGS
 
@@ -104,6 +105,21 @@ def test_draw_has_the_frequencies_of_the_distribution():
         [0.7, 0.2, 0.1], abs=0.015
     )
     torch.testing.assert_close(logprobs, logits[tokens])
+
+
+def test_deterministic_algorithms_wait_while_it_samples():
+    """They sort what is written into the cache, and training has asked for them."""
+    model, seen = model_of("gpt2"), []
+    model.transformer.register_forward_pre_hook(
+        lambda *_: seen.append(torch.are_deterministic_algorithms_enabled())
+    )
+    seed_step(0, 0, 0)
+    try:
+        Sampler(model, [2]).sample(PROMPTS, 1, 2)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen and not any(seen)
 
 
 def test_a_sum_that_was_rounded_up_finds_no_entry_of_weight_0():

@@ -21,13 +21,19 @@ from benchmarks.works import WORKS, Work
 from stages.data.examples import Example
 
 LEARNING_RATES = {
-    "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5, "ppo": 1.0e-5,
+    "sft": 2.0e-5, "reward_model": 2.0e-5, "dpo": 1.0e-5, "kto": 1.0e-5, "grpo": 3.0e-5, "rloo": 3.0e-5, "ppo": 3.0e-5,
 }  # fmt: skip
 # What the speed does not depend on, and learning does: the same on both sides, of those that sample.
 SAME = {"missing_eos_penalty": 0.0, "adam_epsilon": 1.0e-8}
 # TRL's PPO clips no gradient, and trains a value model of its own as it does the policy.
-OWN = {"ppo": {"max_grad_norm": 1.0e9, "value_learning_rate": LEARNING_RATES["ppo"]}}
-PEER_OWN = {"ppo": {"missing_eos_penalty": None}}  # the others have none
+OWN = {"ppo": {"max_grad_norm": 1.0e9, "value_learning_rate": LEARNING_RATES["ppo"], "max_new_tokens": 16}}
+PEER_OWN = {
+    "ppo": {"missing_eos_penalty": None, "response_length": 16}
+}  # of the penalty the others have none
+# 16 of HH's dialogues a step, as its speed is measured on, say nothing: scores of samples differ by more than is learned.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "ppo": {"name": "ppo_sums", "data": "arithmetic", "batch": 64, "microbatch": 16}
+}
 
 
 def all_tokens(work: Work, examples: list[Example]) -> list[dict[str, Any]]:
@@ -74,6 +80,7 @@ def alike(work: Work, steps: int, float32: bool) -> Work:
         settings=work.settings | (SAME if work.role == "prompt" else {}) | OWN.get(work.name, {}),
         peer=work.peer | PEER_OWN.get(work.name, {}),
         bf16=work.bf16 and not float32,
+        **OTHERWISE.get(work.name, {}),
     )
 
 

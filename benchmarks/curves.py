@@ -30,7 +30,7 @@ OWN = {"ppo": {"max_grad_norm": 1.0e9, "value_learning_rate": LEARNING_RATES["pp
 PEER_OWN = {
     "ppo": {"missing_eos_penalty": None, "response_length": 16}
 }  # of the penalty the others have none
-# 16 of HH's dialogues a step, as its speed is measured on, say nothing: scores of samples differ by more than is learned.
+# On 16 of HH's dialogues a step, as its speed is measured, scores of samples differ by more than is learned.
 OTHERWISE: dict[str, dict[str, Any]] = {
     "ppo": {"name": "ppo_sums", "data": "arithmetic", "batch": 64, "microbatch": 16}
 }

@@ -18,7 +18,7 @@ NEXT = (
     (
         "metrics",
         ".venv/bin/dvc metrics show data/evaluate/metrics.json --md",
-        "and `.venv/bin/dvc metrics diff` against the last commit",
+        "once committed: `.venv/bin/dvc metrics diff`",
     ),
     ("curves", ".venv/bin/dvc plots show --open", "needs the network; the report has the same curves"),
     ("report", "data/evaluate/report.html", "one page: numbers, curves, samples side by side"),

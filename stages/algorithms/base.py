@@ -68,6 +68,6 @@ class WithReference(Algorithm):
         self.reference = ReferenceTable(policy)
 
     def reference_trees(self, batch: Batch) -> Sequence[Sequence[Tree]]:
-        """The trees that a step on `batch` looks up, as it scores them under the policy: equal weights then give equal
-        bits, and a KL of 0."""
+        """The trees that a step on `batch` looks up, as it scores them under the policy: where none repeats an earlier
+        one, equal weights then give equal bits, and a KL of 0."""
         return [batch.trees]

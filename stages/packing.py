@@ -98,8 +98,7 @@ def pack(
     first = [0, *accumulate(len(tree.completions) for tree in trees)]
     if first[-1] == 0:
         raise ValueError("pack() needs at least one completion")
-    plan = _plan(trees, row_length)
-    shared, sizes, rows, length, bounds = plan
+    shared, sizes, rows, length, bounds = plan = _plan(trees, row_length)
     grid = torch.full((4, len(rows), length), PADDING)
     grid[:2] = 0
     grid[:3, :, : len(shared)] = torch.tensor([shared, range(len(shared)), [SHARED] * len(shared)])[:, None]

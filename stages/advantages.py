@@ -27,16 +27,18 @@ def gae(
 ) -> Float[Tensor, "batch seq"]:  # fmt: skip
     """Generalised advantage estimation: A_t = d_t + gamma lambda A_{t+1}, d_t = r_t + gamma V_{t+1} - V_t.
 
-    Schulman et al. 2016, equation 16. The value after the last token is 0: the episode has ended.
+    Schulman et al. 2016, equation 16. The value after the last token is 0: the episode has ended. t + 1 is the next
+    token that is trained on: what stands between (a tool's answer) is no step of the policy's.
     """
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])
     next_value = torch.zeros_like(following)
     for step in reversed(range(rewards.shape[1])):
+        trained = mask[:, step]
         delta = rewards[:, step] + gamma * next_value - values[:, step]
-        following = (delta + gamma * gae_lambda * following) * mask[:, step]
-        advantages[:, step] = following
-        next_value = values[:, step] * mask[:, step]
+        following = torch.where(trained, delta + gamma * gae_lambda * following, following)
+        next_value = torch.where(trained, values[:, step], next_value)
+        advantages[:, step] = following * trained
     return advantages
 
 

@@ -69,11 +69,6 @@ def check_launch(config: DictConfig) -> None:
                 f"params.yaml: {section}.batch_size {size} cannot be shared out over the {processes} processes of "
                 f"conf/launch/{kind}.yaml; it must be a multiple of {processes}"
             )
-    if config.rl.algo == "kto" and config.rl.kto.batch_size < 2 * processes:
-        raise UserError(
-            f"params.yaml: rl.kto.batch_size {config.rl.kto.batch_size} gives each of the {processes} processes of "
-            f"conf/launch/{kind}.yaml one prompt; kto needs two, for its KL is of one with the other's completion"
-        )
 
 
 def check_params(config: DictConfig) -> None:

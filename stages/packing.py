@@ -148,10 +148,15 @@ def _plan(trees: Sequence[Tree], row_length: int | None) -> _Plan:
     return _Plan(shared, sizes, rows, whole_tiles(longest))
 
 
+def split_trees(trees: Sequence[Tree], max_tokens: int) -> list[list[int]]:
+    """Which trees share a microbatch of at most `max_tokens` tokens; one that is larger stands alone."""
+    return split([len(tree) for tree in trees], max_tokens)
+
+
 def occupancy(trees: Sequence[Tree], max_tokens: int, row_length: int | None = ROW_LENGTH) -> tuple[int, int]:
     """How many cells hold a token when these trees are packed in microbatches, and how many there are."""
     held = cells = 0
-    for group in split([len(tree) for tree in trees], max_tokens):
+    for group in split_trees(trees, max_tokens):
         plan = _plan([trees[index] for index in group], row_length)
         held += len(plan.shared) * len(plan.rows) + sum(plan.sizes)
         cells += plan.length * len(plan.rows)

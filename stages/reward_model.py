@@ -37,9 +37,10 @@ def main(run: Stage) -> None:
         return
     settings = read(run.config, "reward_model", RewardModelSettings)
     accelerator = make_accelerator(settings)
-    torch.manual_seed(run.config.seed)  # the head, and adapters, start from random weights
     rows, held_out = load_preferences(run, settings, accelerator, BradleyTerry.usable)
     sft = run.input("sft") / "model"
+    # The head, and adapters, start from random weights, whatever was sampled before.
+    torch.manual_seed(run.config.seed)
     reward_model = REWARD_MODELS[settings.kind].from_policy(sft, run.config.model)
     if settings.gradient_checkpointing:
         reward_model.model.activation_checkpointing_enable()

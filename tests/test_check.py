@@ -99,9 +99,6 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     check.check_launch(
         compose_config(["rl.algo=dpo", "reward_model.batch_size=9"])
     )  # which is not trained then
-    check.check_launch(compose_config(["rl.algo=kto", "rl.kto.batch_size=4"]))
-    with pytest.raises(UserError, match=r"rl.kto.batch_size 2 gives each of the 2 processes .* one prompt"):
-        check.check_launch(compose_config(["rl.algo=kto", "rl.kto.batch_size=2"]))
     monkeypatch.delenv("TREELINE_LAUNCH")
     check.check_launch(config)
 

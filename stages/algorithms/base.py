@@ -37,6 +37,10 @@ class Algorithm(nn.Module, ABC):
         self.policy: Any = policy  # of nn.Module alone, types know no method of a model
         self.observed: dict[str, list[Tensor]] = defaultdict(list)
 
+    def prepare(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
+        """All examples of a run as its steps take them. Raises UserError where nothing can be learnt from them."""
+        return examples
+
     def experience(self, batch: Batch) -> Iterator[Batch]:
         """The minibatches of one batch of examples, one optimizer step each. The loop calls it without gradient."""
         yield batch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.data.examples import Example
-from stages.layout import split
+from stages.packing import split_trees
 from stages.trees import Tree
 
 
@@ -50,7 +50,7 @@ class Batch:
 
     def split(self, max_tokens: int) -> list[Batch]:
         """Microbatches under a token budget."""
-        return [self.take(group) for group in split([len(tree) for tree in self.trees], max_tokens)]
+        return [self.take(group) for group in split_trees(self.trees, max_tokens)]
 
 
 def batch_of(examples: Sequence[Example]) -> Batch:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -15,26 +17,34 @@ from stages.algorithms.pairs import desirable
 from stages.algorithms.parts import Parts
 from stages.config.errors import UserError
 from stages.config.schema import OfflineSettings
+from stages.data.examples import Example
 from stages.distributed import sum_over_ranks
 from stages.losses.preference import kto
 from stages.models.logprobs import sequence_logprobs
-from stages.trees import Tree
+from stages.trees import Node, Tree
 
 
 class Settings(OfflineSettings):
     """KTO's own knobs; meanings and sources in conf/rl/kto.yaml."""
 
-    batch_size: int = Field(ge=2)  # a prompt meets another one's completion
     beta: float = Field(gt=0)
     desirable_weight: float = Field(ge=0)
     undesirable_weight: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Matched(Example):
+    """An example, and its prompt with all completions of another one."""
+
+    mismatched: Tree
 
 
 class KTO(WithReference):
     """Ethayarajh et al. 2024; the unit is a completion.
 
     The reference point z0 is the KL to the reference, estimated as in the paper on completions of other prompts, once
-    per step and over every process.
+    per step and over every process. Which prompt meets which completions is drawn once for a run: so z0 does not depend
+    on how a step is shared out, and the reference is computed once.
     """
 
     Settings = Settings
@@ -44,23 +54,31 @@ class KTO(WithReference):
         super().__init__(parts.policy)
         self.settings = settings
 
-    def reference_trees(self, batch: Batch) -> list[Sequence[Tree]]:
-        return [batch.trees, self._mismatched(batch)]
+    def prepare(self, examples: Sequence[Example], seed: int) -> list[Example]:
+        """Each example with the completions of the next in a circle of all, which is drawn at random.
 
-    def _mismatched(self, batch: Batch) -> list[Tree]:
-        """Each prompt with the first completion of the one before it. Raises UserError where it is the only one."""
-        if len(batch.trees) < 2:
+        Those are cut where the sequence would be longer than any example's own, for longer ones may not fit the model.
+        """
+        if len(examples) < 2:
             raise UserError(
-                "kto takes its KL on completions of other prompts, and a step gives this process one prompt: set "
-                "rl.kto.batch_size to 2 for each process at least, or give it more examples"
+                "data.preference: kto takes its KL on completions of other prompts, and there is one prompt"
             )
+        longest = max(_longest(example.tree) for example in examples)
+        order = np.random.default_rng([seed, len(examples)]).permutation(len(examples)).tolist()
+        following = dict(zip(order, [*order[1:], order[0]], strict=True))
         return [
-            Tree(tree.prompt, [batch.trees[index - 1].completions[0]])
-            for index, tree in enumerate(batch.trees)
+            Matched(
+                **vars(example),
+                mismatched=_cut(example.tree.prompt, examples[following[index]].tree, longest),
+            )
+            for index, example in enumerate(examples)
         ]
 
+    def reference_trees(self, batch: Batch) -> list[Sequence[Tree]]:
+        return [batch.trees, _mismatched(batch)]
+
     def experience(self, batch: Batch) -> Iterator[Batch]:
-        mismatched = self._mismatched(batch)
+        mismatched = _mismatched(batch)
         policy = sequence_logprobs(self.policy, mismatched, max_tokens=self.settings.max_tokens)
         kl = self._reference_point(policy - self.reference.logprobs(mismatched))
         self.observe("objective/kl_mismatched", kl)
@@ -92,6 +110,20 @@ class KTO(WithReference):
         }
         metrics["train/accuracy"] = ((logratios > batch["kl"]) == good).sum()
         return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)
+
+
+def _mismatched(batch: Batch) -> list[Tree]:
+    return [example.mismatched for example in batch.examples if isinstance(example, Matched)]
+
+
+def _longest(tree: Tree) -> int:
+    return len(tree.prompt.input_ids) + max(len(node.input_ids) for node in tree.completions)
+
+
+def _cut(prompt: Node, other: Tree, longest: int) -> Tree:
+    """The prompt with the other tree's completions, in sequences of at most `longest` tokens."""
+    room = longest - len(prompt.input_ids)
+    return Tree(prompt, [Node(node.input_ids[:room], node.loss_mask[:room]) for node in other.completions])
 
 
 def _weights(side: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -1,17 +1,43 @@
-"""Several passes over one batch of experience."""
+"""Several passes over one batch of experience, in microbatches that are drawn once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from stages.algorithms.batch import Batch
+from stages.models.logprobs import Microbatches
+from stages.packing import split_trees
+from stages.trees import Tree
 
 
-def minibatches(batch: Batch, epochs: int, num_mini_batches: int) -> Iterator[Batch]:
-    """Each epoch visits every tree once, in a new order, in `num_mini_batches` parts, equal but for one tree."""
-    for _ in range(epochs):
-        order = torch.randperm(len(batch)).tolist()
-        for part in range(min(num_mini_batches, len(batch))):
-            yield batch.take(order[part::num_mini_batches])
+class Minibatches(NamedTuple):
+    """Which trees are trained on together: `parts` in one optimizer step each, `microbatches` in one pass each.
+
+    What is scored before training is scored in the same microbatches. In bf16 a completion beside other completions has
+    other last bits, and over its tokens these add up: a ratio of whole completions would be clipped for that alone.
+    """
+
+    parts: list[list[int]]
+    microbatches: Microbatches
+
+    @classmethod
+    def draw(cls, trees: Sequence[Tree], num_mini_batches: int, max_tokens: int) -> Minibatches:
+        """Parts that are equal but for one tree, drawn at random where there are several."""
+        count = min(num_mini_batches, len(trees))
+        order = torch.randperm(len(trees)).tolist() if count > 1 else range(len(trees))
+        parts = [[*order[part::count]] for part in range(count)]
+        groups = [
+            [part[index] for index in group]
+            for part in parts
+            for group in split_trees([trees[index] for index in part], max_tokens)
+        ]
+        return cls(parts, groups)
+
+    def epochs(self, batch: Batch, count: int) -> Iterator[Batch]:
+        """Each epoch takes every part once, in a new order."""
+        for _ in range(count):
+            for index in torch.randperm(len(self.parts)).tolist():
+                yield batch.take(self.parts[index])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stages.advantages import gae, token_rewards, whiten, whiten_about_mean
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.minibatches import minibatches
+from stages.algorithms.minibatches import Minibatches
 from stages.algorithms.parts import Parts
 from stages.algorithms.rollouts import roll_out
 from stages.config.schema import OnlineSettings
@@ -53,6 +53,8 @@ class PPO(Algorithm):
         self.parts = parts
         # made now: a resumed run restores the policy's weights later
         self.reference = parts.reference if settings.kl_coef else None
+        # a policy that trains on each token once, at once, is the one that drew it
+        self.on_policy = settings.num_ppo_epochs * settings.num_mini_batches == 1
         self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
@@ -72,10 +74,11 @@ class PPO(Algorithm):
         settings = self.settings
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask = rollouts.batch.trees, rollouts.mask
-        old_logprobs, values = map_microbatches(self._score, trees, settings.max_tokens)
+        parts = Minibatches.draw(trees, settings.num_mini_batches, settings.max_tokens)
+        old_logprobs, values = map_microbatches(self._score, trees, parts.microbatches)
         kl = torch.zeros_like(old_logprobs)
         if self.reference:
-            scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+            scoring = {"temperature": settings.temperature, "microbatches": parts.microbatches}
             kl = k1(old_logprobs, self.reference.logprobs(trees, **scoring).logprobs)
             self.observe("objective/kl_k1", (kl * mask).sum(1))
         rewards = token_rewards(rollouts.scores, kl, mask, settings.kl_coef)
@@ -85,9 +88,7 @@ class PPO(Algorithm):
         self.observe("rollout/logprob_difference", (old_logprobs - rollouts.sampler_logprobs)[mask].abs())
         fields = {"old_logprobs": old_logprobs, "old_values": values, "returns": advantages + values,
                       "advantages": whiten(advantages, mask, sum_over_ranks)}  # fmt: skip
-        yield from minibatches(
-            rollouts.batch.with_fields(**fields), settings.num_ppo_epochs, settings.num_mini_batches
-        )
+        yield from parts.epochs(rollouts.batch.with_fields(**fields), settings.num_ppo_epochs)
 
     def _score(self, trees: list[Tree]) -> tuple[Tensor, Tensor]:
         tokens, values = self.evaluate_tokens(trees)
@@ -96,7 +97,7 @@ class PPO(Algorithm):
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings
         (logprobs, mask, entropy), values = self.evaluate_tokens(list(batch.trees))
-        old = batch["old_logprobs"]
+        old = logprobs.detach() if self.on_policy else batch["old_logprobs"]
         policy = clipped(
             logprobs, old, batch["advantages"], mask, low=settings.clip_range, high=settings.clip_range
         )

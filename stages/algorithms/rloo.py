@@ -10,7 +10,7 @@ from pydantic import Field
 from stages.advantages import leave_one_out
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
-from stages.algorithms.minibatches import minibatches
+from stages.algorithms.minibatches import Minibatches
 from stages.algorithms.parts import Parts
 from stages.algorithms.rollouts import roll_out
 from stages.config.schema import OnlineSettings
@@ -42,15 +42,16 @@ class RLOO(Algorithm):
         # made now: a resumed run restores the policy's weights later
         self.reference = parts.reference if settings.kl_coef else None
         # a policy that trains on each token once, at once, is the one that drew it
-        self.on_policy = not self.reference and settings.num_iterations * settings.num_mini_batches == 1
+        self.on_policy = settings.num_iterations * settings.num_mini_batches == 1
 
     def experience(self, batch: Batch) -> Iterator[Batch]:
         settings = self.settings
         rollouts = roll_out(self, self.parts, batch, settings)
         trees, mask, returns = rollouts.batch.trees, rollouts.mask, rollouts.scores
-        scoring = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+        parts = Minibatches.draw(trees, settings.num_mini_batches, settings.max_tokens)
+        scoring = {"temperature": settings.temperature, "microbatches": parts.microbatches}
         fields = {"sampler_logprobs": rollouts.sampler_logprobs}
-        if not self.on_policy:
+        if self.reference or not self.on_policy:
             fields["old_logprobs"] = completion_logprobs(self.policy, trees, **scoring).logprobs
         if self.reference:
             ref_logprobs = self.reference.logprobs(trees, **scoring).logprobs
@@ -58,9 +59,7 @@ class RLOO(Algorithm):
             returns = returns - settings.kl_coef * kl
             self.observe("objective/kl_k1", kl)
         fields["advantages"] = leave_one_out(returns.view(-1, settings.num_generations)).flatten()
-        yield from minibatches(
-            rollouts.batch.with_fields(**fields), settings.num_iterations, settings.num_mini_batches
-        )
+        yield from parts.epochs(rollouts.batch.with_fields(**fields), settings.num_iterations)
 
     def forward(self, batch: Batch) -> Loss:
         settings = self.settings

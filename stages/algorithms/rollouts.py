@@ -14,6 +14,7 @@ from stages.algorithms.base import Algorithm
 from stages.algorithms.batch import Batch
 from stages.algorithms.parts import Parts
 from stages.config.schema import OnlineSettings
+from stages.distributed import sum_over_ranks
 
 
 class Rollouts(NamedTuple):
@@ -51,3 +52,10 @@ def roll_out(algorithm: Algorithm, parts: Parts, batch: Batch, settings: OnlineS
     padded = pad_sequence(logprobs, batch_first=True)
     mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
     return Rollouts(Batch(batch.examples, trees), padded, mask, scores)
+
+
+def mean_length(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, " batch"]:
+    """Tokens per completion over the batch of every process, once per row: what makes of a mean over tokens one over
+    completions."""
+    tokens, rows = sum_over_ranks(torch.stack([mask.sum(), mask.new_tensor(len(mask), dtype=torch.long)]))
+    return (tokens / rows).expand(len(mask))

@@ -10,13 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stages.layout import split
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.selected import selected_logprobs
-from stages.packing import Packed
+from stages.packing import Packed, split_trees
 from stages.trees import Tree
 
 HEAD_CHUNK = 1024  # positions whose logits exist at once: 1024 x 49k in bf16 is 100 MB
+
+
+Microbatches = Sequence[Sequence[int]]  # of each, the indices of its trees
 
 
 class TokenLogprobs(NamedTuple):
@@ -79,9 +81,11 @@ def target_logprobs(
 
 
 def completion_logprobs(
-    model: nn.Module, trees: Sequence[Tree], *, temperature: float = 1.0, max_tokens: int | None = None
-) -> TokenLogprobs:
-    """Score every completion of every tree, in order: in one pass, or in microbatches of at most `max_tokens` tokens.
+    model: nn.Module, trees: Sequence[Tree], *, temperature: float = 1.0, max_tokens: int | None = None,
+    microbatches: Microbatches | None = None,
+) -> TokenLogprobs:  # fmt: skip
+    """Score every completion of every tree, in order: in one pass, in the microbatches that are given, or in some of at
+    most `max_tokens` tokens.
 
     `temperature` divides the logits: score with the temperature that the tokens were sampled at.
     """
@@ -90,7 +94,11 @@ def completion_logprobs(
         packed = pack_for(model, group)
         return target_logprobs(model, packed, hidden_states(model, packed), temperature)
 
-    return TokenLogprobs(*map_microbatches(score, trees, max_tokens)) if max_tokens else score(list(trees))
+    if max_tokens:
+        microbatches = split_trees(trees, max_tokens)
+    return (
+        TokenLogprobs(*map_microbatches(score, trees, microbatches)) if microbatches else score(list(trees))
+    )
 
 
 def sequence_logprobs(
@@ -102,12 +110,13 @@ def sequence_logprobs(
     def score(group: Sequence[Tree]) -> tuple[Tensor]:
         return (completion_logprobs(model, group).logprobs.sum(1),)
 
-    return map_microbatches(score, trees, max_tokens)[0] if max_tokens else score(trees)[0]
+    return (
+        map_microbatches(score, trees, split_trees(trees, max_tokens))[0] if max_tokens else score(trees)[0]
+    )
 
 
-def map_microbatches(score, trees: Sequence[Tree], max_tokens: int) -> list[Tensor]:
-    """Apply `score` (trees -> tensors with a row per completion) by token budget, and put the rows back in order."""
-    groups = split([len(tree) for tree in trees], max_tokens)
+def map_microbatches(score, trees: Sequence[Tree], groups: Microbatches) -> list[Tensor]:
+    """Apply `score` (trees -> tensors with a row per completion) to each microbatch, and put the rows back in order."""
     first = torch.tensor([0, *(len(tree.completions) for tree in trees)]).cumsum(0).tolist()
     order = [row for group in groups for index in group for row in range(first[index], first[index + 1])]
     parts = zip(*(score([trees[index] for index in group]) for group in groups), strict=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from stages.models.compiled import compile_layers, compiled
 from stages.models.load import narrow_products
-from stages.models.logprobs import TokenLogprobs, completion_logprobs
+from stages.models.logprobs import Microbatches, TokenLogprobs, completion_logprobs
 from stages.trees import Tree
 
 
@@ -33,10 +33,12 @@ class Reference:
         self.model = policy if shared else _frozen_copy(policy, dtype)
 
     @torch.no_grad()
-    def logprobs(self, trees: Sequence[Tree], *, temperature: float, max_tokens: int) -> TokenLogprobs:
-        """Log-probabilities under the reference; shapes as in `completion_logprobs`."""
+    def logprobs(
+        self, trees: Sequence[Tree], *, temperature: float, microbatches: Microbatches
+    ) -> TokenLogprobs:
+        """Log-probabilities under the reference; as of `completion_logprobs`."""
         with adapters_off(self.model):
-            return completion_logprobs(self.model, trees, temperature=temperature, max_tokens=max_tokens)
+            return completion_logprobs(self.model, trees, temperature=temperature, microbatches=microbatches)
 
 
 def _frozen_copy(policy: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 
-from stages.layout import split
 from stages.models.compiled import compiled
 from stages.models.logprobs import sequence_logprobs
 from stages.models.reference import adapters_off
-from stages.trees import Node, Tree
+from stages.packing import split_trees
+from stages.trees import Tree
 
 
 class ReferenceTable:
@@ -37,8 +37,10 @@ class ReferenceTable:
             return sequence_logprobs(self.policy, trees)
 
     def fill(self, keys: Iterable[bytes], values: Float[Tensor, " rows"]) -> None:
-        """Know these and nothing else; keys as of `completion_keys`."""
-        self.rows = {key: row for row, key in enumerate(keys)}
+        """Know these and nothing else; keys as of `completion_keys`, of which the first one of equals counts."""
+        self.rows = {}
+        for row, key in enumerate(keys):
+            self.rows.setdefault(key, row)
         self.values = values
 
     def logprobs(self, trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
@@ -60,28 +62,20 @@ def completion_keys(trees: Iterable[Tree]) -> Iterator[bytes]:
 
 
 def microbatches_once(requests: Iterable[Sequence[Tree]], max_tokens: int) -> list[list[Tree]]:
-    """Microbatches that score every completion of the requests once, where it is first asked for.
+    """Microbatches that score every completion of the requests once, or with its neighbours where some of them are new.
 
-    A request of new trees is split as any batch is, so its numbers have the bits that training computes.
+    Each is one of those that a step on the request computes, so its numbers have the bits that training has.
     """
     seen: set[bytes] = set()
     groups: list[list[Tree]] = []
     for trees in requests:
-        new = [Tree(tree.prompt, left) for tree in trees if (left := _unseen(tree, seen))]
-        groups += [
-            [new[index] for index in group] for group in split([len(tree) for tree in new], max_tokens)
-        ]
+        for indices in split_trees(trees, max_tokens):
+            group = [trees[index] for index in indices]
+            keys = set(completion_keys(group))
+            if not keys <= seen:
+                groups.append(group)
+                seen |= keys
     return groups
-
-
-def _unseen(tree: Tree, seen: set[bytes]) -> list[Node]:
-    """The completions that are not among the seen ones, and are from now on."""
-    left = []
-    for node, key in zip(tree.completions, completion_keys([tree]), strict=True):
-        if key not in seen:
-            seen.add(key)
-            left.append(node)
-    return left
 
 
 def reference_digest(policy: nn.Module) -> str:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
+from stages.packing import split_trees
 from stages.trees import Tree
 
 HEAD = "score"  # transformers' name for a sequence classifier's head
@@ -95,5 +96,5 @@ class RewardModel(nn.Module):
     def score(self, trees: Sequence[Tree], max_tokens: int) -> Float[Tensor, " batch"]:
         """Normalised rewards, by token budget."""
         with self.scope():
-            (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
+            (rewards,) = map_microbatches(lambda group: (self(group),), trees, split_trees(trees, max_tokens))
         return (rewards - self.config.reward_mean) / self.config.reward_std

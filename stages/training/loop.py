@@ -54,6 +54,7 @@ def train(
     `evaluate` measures on held-out data at step 0, every `eval_steps` steps and at the end.
     Raises NonFiniteError with the batch saved beside the checkpoints.
     """
+    examples = algorithm.prepare(examples, schedule.seed)
     steps = total_steps(len(examples), settings)
     meter = Meter(algorithm.policy, accelerator.device, settings.max_tokens, settings.bf16)
     spent = _fill_reference(algorithm, examples, settings, schedule, accelerator, meter)

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 import stages.algorithms.ppo
+import stages.algorithms.rollouts
 import stages.training.step
 from stages.algorithms.batch import batch_of
 from stages.data.examples import Example
@@ -62,6 +63,7 @@ def two_ranks(name: str, monkeypatch, max_tokens: int, share: int) -> list[tuple
     monkeypatch.setattr(stages.training.step, "sum_over_ranks", ranks.sum)
     monkeypatch.setattr(stages.training.step, "max_over_ranks", ranks.max)
     monkeypatch.setattr(stages.algorithms.ppo, "sum_over_ranks", ranks.sum)
+    monkeypatch.setattr(stages.algorithms.rollouts, "sum_over_ranks", ranks.sum)
     monkeypatch.setattr(stages.algorithms.kto, "sum_over_ranks", ranks.sum)
     copies = [copy.deepcopy(algorithm) for _ in range(2)]
 

@@ -49,7 +49,7 @@ PPO_ONLY = {
 }  # fmt: skip
 GRPO_ONLY = {
     "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28,
-    "scale_rewards": True,
+    "scale_rewards": True, "kl_estimator": {"_target_": "stages.losses.kl.corrected_k3"},
 }  # fmt: skip
 RLOO_ONLY = {"num_iterations": 1, "num_mini_batches": 1, "kl_coef": 0.05, "clip_range": 0.2}
 KTO_ONLY = {
@@ -236,10 +236,13 @@ class RankAccelerator(Accelerator):
                 parameter.grad = self.ranks.sum(mine) / self.ranks.size
 
 
+SEED = 3
+
+
 def remember(algorithm: Algorithm, examples: Sequence[Example]) -> None:
     """The policy, as it is now, is the reference of these examples."""
     if isinstance(algorithm, WithReference):
-        requests = algorithm.reference_trees(batch_of(examples))
+        requests = algorithm.reference_trees(batch_of(algorithm.prepare(examples, SEED)))
         keys = [key for trees in requests for key in completion_keys(trees)]
         algorithm.reference.fill(keys, torch.cat([algorithm.reference.score(trees) for trees in requests]))
 
@@ -249,4 +252,4 @@ def experience_of(algorithm: Algorithm, examples: Sequence[Example]) -> list[Bat
     """As the loop asks for it; without a step before it, policy and reference are the same."""
     if isinstance(algorithm, WithReference) and not algorithm.reference.rows:
         remember(algorithm, examples)
-    return list(algorithm.experience(batch_of(examples)))
+    return list(algorithm.experience(batch_of(algorithm.prepare(examples, SEED))))

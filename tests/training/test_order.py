@@ -80,12 +80,12 @@ def test_number_of_steps(changes: dict, rows: int, steps: int):
 @pytest.mark.parametrize(
     ("kind", "rates"),
     [
-        # 8 steps, a quarter of them warm-up: 0, 1/2, then from 1 down to 1/6 over the 6 others
-        ("linear", [0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        # 8 steps, a quarter of them warm-up: 1/3, 2/3, then from 1 down to 1/6 over the 6 others
+        ("linear", [1 / 3, 2 / 3, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
         ("constant", [1] * 8),
-        ("constant_with_warmup", [0, 0.5, 1, 1, 1, 1, 1, 1]),
+        ("constant_with_warmup", [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1]),
         # (1 + cos(pi k / 6)) / 2 for k = 0 .. 5
-        ("cosine", [0, 0.5, 1, 0.933013, 0.75, 0.5, 0.25, 0.066987]),
+        ("cosine", [1 / 3, 2 / 3, 1, 0.933013, 0.75, 0.5, 0.25, 0.066987]),
     ],
 )
 def test_schedules_by_hand(kind: str, rates: list[float]):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from omegaconf import DictConfig
 
 from stages.algorithms.reward_model import BradleyTerry
 from stages.config.schema import RewardModelSettings
@@ -39,9 +41,7 @@ def main(run: Stage) -> None:
     accelerator = make_accelerator(settings)
     rows, held_out = load_preferences(run, settings, accelerator, BradleyTerry.usable)
     sft = run.input("sft") / "model"
-    # The head, and adapters, start from random weights, whatever was sampled before.
-    torch.manual_seed(run.config.seed)
-    reward_model = REWARD_MODELS[settings.kind].from_policy(sft, run.config.model)
+    reward_model = new_reward_model(settings.kind, sft, run.config.model, run.config.seed)
     if settings.gradient_checkpointing:
         reward_model.model.activation_checkpointing_enable()
     algorithm = BradleyTerry(reward_model)
@@ -57,6 +57,13 @@ def main(run: Stage) -> None:
         tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
         merge = settings.merge_adapter
         save_model(reward_model.model, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+
+
+def new_reward_model(kind: str, sft: Path, model: DictConfig, seed: int) -> RewardModel:
+    """The head, and adapters, start from random weights, which follow from the seed alone: whatever was sampled
+    before."""
+    torch.manual_seed(seed)
+    return REWARD_MODELS[kind].from_policy(sft, model)
 
 
 def normalize(model: RewardModel, rows: Sequence[Example], max_tokens: int, accelerator: Accelerator) -> None:

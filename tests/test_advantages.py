@@ -39,6 +39,15 @@ def test_gae_of_a_padded_row_is_that_of_the_row_alone():
     assert padded.tolist() == [[*single[0].tolist(), 0.0, 0.0]]
 
 
+def test_gae_carries_over_tokens_that_are_not_trained_on():
+    """A tool's answer stands between the two turns: the advantages are those of the turns side by side."""
+    rewards, values = torch.tensor([[0.0, 9.0, 9.0, 1.0, 7.0]]), torch.tensor([[0.5, 8.0, -8.0, 0.25, 6.0]])
+    mask = torch.tensor([[True, False, False, True, False]])
+    advantages = gae(rewards, values, mask, gamma=0.5, gae_lambda=0.5)
+    # d3 = 1 - 0.25 = 0.75; d0 = 0.5 * 0.25 - 0.5 = -0.375; A0 = -0.375 + 0.25 * 0.75 = -0.1875
+    assert advantages.tolist() == [[-0.1875, 0.0, 0.0, 0.75, 0.0]]
+
+
 def test_gae_with_lambda_1_is_return_minus_value_and_equals_a_linear_filter():
     rng = np.random.default_rng(0)
     rewards, values = rng.normal(size=(2, 3, 7))

@@ -5,11 +5,17 @@ Log-ratios are log pi(y|x) - log pi_ref(y|x), summed over a completion's tokens.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
+FlippedShare = Annotated[
+    float, Field(ge=0, lt=0.5)
+]  # half of all labels flipped say nothing, more say the opposite
 Pairs = Float[Tensor, " pairs"]
 
 
@@ -19,7 +25,7 @@ def bradley_terry(chosen_rewards: Pairs, rejected_rewards: Pairs) -> Pairs:
 
 
 def sigmoid(
-    chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float, label_smoothing: float = 0.0
+    chosen_logratios: Pairs, rejected_logratios: Pairs, *, beta: float, label_smoothing: FlippedShare = 0.0
 ) -> Pairs:
     """DPO: -log sigmoid(beta (chosen - rejected)). Rafailov et al. 2023, equation 7.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 
+import stages.algorithms.kto
 from stages.algorithms.batch import batch_of
 from stages.algorithms.kto import KTO
 from stages.algorithms.pairs import desirable
@@ -15,7 +17,7 @@ from stages.config.errors import UserError
 from stages.data.examples import Example
 from stages.losses.preference import kto
 from tests.algorithms.test_dpo import summed_logprob
-from tests.algorithms.tiny import examples_of, experience_of, make, remember
+from tests.algorithms.tiny import SEED, Ranks, examples_of, experience_of, make, remember
 from tests.models.tiny import shake, tiny_llama, tree
 
 EXAMPLES = [Example(tree([1, 9], [30, 31, 2]), "", [1.0], {}),
@@ -62,9 +64,14 @@ def test_moved_policy_against_transformers_and_numpy(seed: int):
             reference, prompt, completion
         )
 
-    # each prompt with the first completion of the example before it
-    crossed = [([1, 9], [40, 41, 2]), ([1, 8, 7], [30, 31, 2]), ([1, 6], [50, 2])]
-    z0 = max(0.0, float(np.mean([logratio(*pair) for pair in crossed])))
+    # prompt by prompt, with every completion of the one that it was drawn to meet
+    crossed = [
+        logratio(example.tree.prompt.input_ids, node.input_ids)
+        for example in batch.examples
+        for node in example.mismatched.completions
+    ]
+    assert len(crossed) == 4
+    z0 = max(0.0, float(np.mean(crossed)))
     assert batch["kl"].tolist() == pytest.approx([z0] * 4, abs=1e-4)
     own = [([1, 9], [30, 31, 2]), ([1, 8, 7], [50, 2]), ([1, 8, 7], [60, 61, 62, 2]), ([1, 6], [40, 41, 2])]
     signs, weights = [1, -1, 1, -1], [1.0, 1.5, 1.0, 1.5]
@@ -105,9 +112,69 @@ def test_microbatches_of_one_token_each_add_up():
 
 
 def test_a_prompt_alone_has_no_other_to_meet():
-    with pytest.raises(UserError, match="a step gives this process one prompt") as error:
-        make("kto").reference_trees(batch_of(EXAMPLES[:1]))
+    with pytest.raises(UserError, match="there is one prompt") as error:
+        make("kto").prepare(EXAMPLES[:1], 0)
     assert "\n" not in str(error.value)
+
+
+def test_each_prompt_meets_all_completions_of_one_other_prompt():
+    examples = [
+        Example(
+            tree([1, 9 + n], *([[30 + 2 * n + k, 2] for k in range(1 + n % 2)])),
+            "",
+            [1.0, 0.0][: 1 + n % 2],
+            {},
+        )
+        for n in range(9)
+    ]
+    prepared = make("kto").prepare(examples, 4)
+    partners = []
+    for before, after in zip(examples, prepared, strict=True):
+        assert after.mismatched.prompt == before.tree.prompt
+        met = [node.input_ids for node in after.mismatched.completions]
+        (partner,) = [k for k, e in enumerate(examples) if [n.input_ids for n in e.tree.completions] == met]
+        assert examples[partner] is not before
+        partners.append(partner)
+    assert sorted(partners) == [*range(9)]  # everyone's completions count once
+    assert make("kto").prepare(examples, 4) == prepared
+    assert make("kto").prepare(examples, 5) != prepared
+
+
+def test_no_mismatched_sequence_is_longer_than_an_example():
+    """Ten tokens at most; the prompt of nine with the completion of nine would have 18."""
+    examples = [Example(tree([1, 9], [30] * 8), "", [1.0], {}), Example(tree([1] * 9, [40]), "", [0.0], {})]
+    first, second = make("kto").prepare(examples, 0)
+    assert [len(node.input_ids) for node in first.mismatched.completions] == [1]
+    assert [len(node.input_ids) for node in second.mismatched.completions] == [1]
+    assert second.mismatched.completions[0].loss_mask == [True]
+
+
+def moved() -> tuple[KTO, list[Example]]:
+    """A policy far from its reference, and examples that it prepared."""
+    algorithm, examples = make("kto"), examples_of("kto")
+    prepared = algorithm.prepare(examples, SEED)
+    remember(algorithm, examples)
+    shake(algorithm.policy, 0.05, 1)
+    return algorithm, prepared
+
+
+@pytest.mark.parametrize("share", [4, 2])
+def test_the_reference_point_is_that_of_all_processes(share: int, monkeypatch: pytest.MonkeyPatch):
+    """Above 0, or the comparison would be of zeros; one process has two of the eight prompts."""
+    algorithm, examples = moved()
+    with torch.no_grad():
+        (whole,) = algorithm.experience(batch_of(examples))
+        assert float(whole["kl"][0]) > 0.1
+        ranks = Ranks(2)
+        monkeypatch.setattr(stages.algorithms.kto, "sum_over_ranks", ranks.sum)
+        copies = [copy.deepcopy(algorithm) for _ in range(2)]
+
+        def work(rank: int) -> float:
+            with torch.no_grad():
+                (part,) = copies[rank].experience(batch_of(examples[share:] if rank else examples[:share]))
+            return float(part["kl"][0])
+
+        assert ranks.run(work) == pytest.approx([float(whole["kl"][0])] * 2, rel=1e-5)
 
 
 def test_the_reference_point_is_above_zero_for_one_of_the_seeds():

@@ -87,6 +87,18 @@ REFUSED: list[tuple[str, Any, str]] = [
         "got an unexpected keyword argument 'label_smooting'; did you mean 'label_smoothing'?",
     ),
     ("rl.dpo.loss.beta", 0.1, "rl.dpo.loss: leave out 'beta' here"),
+    (
+        "rl.dpo.loss.label_smoothing",
+        0.5,
+        "rl.dpo.loss: label_smoothing: Input should be less than 0.5 (it is 0.5)",
+    ),
+    ("rl.dpo.loss.label_smoothing", -0.1, "label_smoothing: Input should be greater than or equal to 0"),
+    ("rl.dpo.loss.label_smoothing", "0.1", "label_smoothing: Input should be a valid number (it is '0.1')"),
+    (
+        "rl.grpo.kl_estimator._target_",
+        "stages.losses.kl.k3",
+        "rl.grpo.kl_estimator: stages.losses.kl.k3 cannot be called",
+    ),
     ("rl.dpo.loss._target_", "stages.losses.preference.bradley_terry", "cannot be called: "),
     (
         "rl.dpo.loss._target_",

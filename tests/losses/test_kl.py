@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from stages.losses.kl import k1, k2, k3
+from stages.losses.kl import corrected_k3, k1, k2, k3, plain_k3
 
 # One row, three tokens: log-ratios log(pi / ref) = 0.5, -1, 0.
 LOGPROBS = torch.tensor([[-1.0, -3.0, -2.0]])
@@ -45,6 +45,27 @@ def test_gradient_of_k2_is_that_of_the_divergence_and_those_of_k1_and_k3_are_not
     torch.testing.assert_close(sampled[k2], truth)
     torch.testing.assert_close(sampled[k1], torch.zeros(1, 3))  # the score function's mean: no signal at all
     assert not torch.allclose(sampled[k3], truth, atol=0.05)
+    plain = gradient(lambda lp: (lp.exp().detach() * plain_k3(lp, reference, lp.detach())).sum())
+    torch.testing.assert_close(plain, sampled[k3])
+
+
+@pytest.mark.parametrize("old", [[0.6, 0.3, 0.1], [0.3, 0.3, 0.4]])
+def test_gradient_of_corrected_k3_is_that_of_the_divergence_wherever_tokens_were_drawn(old: list[float]):
+    """Tokens are drawn from `old`: the policy itself, and one that is far from it."""
+    reference, drawn = torch.tensor([[0.2, 0.5, 0.3]]).log(), torch.tensor([old])
+    found = torch.tensor([[0.6, 0.3, 0.1]]).log().requires_grad_()
+    logprobs = found.log_softmax(1)
+    (drawn * corrected_k3(logprobs, reference, drawn.log())).sum().backward()
+    exact = found.detach().clone().requires_grad_()
+    divergence = torch.nn.functional.kl_div(reference, exact.log_softmax(1), reduction="sum", log_target=True)
+    divergence.backward()
+    torch.testing.assert_close(found.grad, exact.grad)
+
+
+def test_corrected_k3_by_hand():
+    """k3 of 0.606531 - 0.5 = 0.106531 and 0.718282, times ratios of exp(0.5) = 1.648721 and exp(-1) = 0.367879."""
+    found = corrected_k3(LOGPROBS, REFERENCE, torch.tensor([[-1.5, -2.0, -2.0]]))
+    assert found[0].tolist() == pytest.approx([0.175639, 0.264241, 0.0], abs=1e-6)
 
 
 def test_far_apart_distributions_give_finite_numbers_and_gradients():

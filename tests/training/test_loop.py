@@ -63,7 +63,9 @@ def test_logged_rates_follow_the_schedule_not_the_minibatches(tmp_path: Path):
     settings = settings_of("ppo", max_steps=4, num_ppo_epochs=2, num_mini_batches=2, learning_rate=0.01)
     memory = run(make("ppo", num_ppo_epochs=2, num_mini_batches=2), examples_of("ppo"), settings, tmp_path)
     # warm-up of one step, then down over three
-    assert list(memory.curve("train/learning_rate").values()) == pytest.approx([0.005, 0.01, 0.02 / 3, 0.01 / 3])
+    assert list(memory.curve("train/learning_rate").values()) == pytest.approx(
+        [0.005, 0.01, 0.02 / 3, 0.01 / 3]
+    )
     assert memory.curve("objective/kl_k1")[1] == 0
     names = {"train/policy_loss", "train/value_loss", "train/entropy", "train/clip_fraction", "objective/scores",
              "rollout/length", "rollout/no_eos_share", "perf/tokens_per_second"}  # fmt: skip

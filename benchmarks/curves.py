@@ -18,6 +18,7 @@ from benchmarks.data import CACHE, add_data_option, examples_in_order, in_order,
 from benchmarks.results import Panel, save
 from benchmarks.sides import run_ours, run_peer
 from benchmarks.works import WORKS, Work
+from stages.algorithms.kto import Matched
 from stages.data.examples import Example
 
 LEARNING_RATES = {
@@ -40,19 +41,22 @@ def all_tokens(work: Work, examples: list[Example]) -> list[dict[str, Any]]:
     """Examples, step by step, as TRL's collator for this work takes them."""
     if work.name != "kto":
         return [tokens(work, example) for example in examples]
-    steps = [examples[first : first + work.batch] for first in range(0, len(examples), work.batch)]
-    return [
-        row for step in steps for index in range(len(step)) for row in labelled(step[index], step[index - 1])
-    ]
+    return [row for example in examples if isinstance(example, Matched) for row in labelled(example)]
 
 
-def labelled(example: Example, before: Example) -> list[dict[str, Any]]:
-    """KTO's two rows of a pair. Both sides estimate the KL on its prompt with the completion of the pair before: by
+def labelled(example: Matched) -> list[dict[str, Any]]:
+    """KTO's two rows of a pair. Both sides estimate the KL on its prompt with the same completions of another one: by
     itself TRL takes that of the row before, which may be of the same prompt."""
-    prompt, other = example.tree.prompt.input_ids, before.tree.completions[0].input_ids
+    prompt = example.tree.prompt.input_ids
+    own, others = example.tree.completions, example.mismatched.completions
     return [
-        {"prompt_ids": prompt, "completion_ids": node.input_ids, "KL_completion_ids": other, "label": label}
-        for node, label in zip(example.tree.completions, (True, False), strict=True)
+        {
+            "prompt_ids": prompt,
+            "completion_ids": node.input_ids,
+            "KL_completion_ids": other.input_ids,
+            "label": label,
+        }
+        for node, other, label in zip(own, others, (True, False), strict=True)
     ]
 
 

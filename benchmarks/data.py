@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.works import Work
+from stages.algorithms.kto import matched
 from stages.config.compose import compose_config
 from stages.data.examples import Example, read_examples
 from stages.models.load import save_model
@@ -139,7 +140,9 @@ def in_order(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[dict[
 
 
 def examples_in_order(work: Work, folder: Path) -> list[Example]:
-    """What the prepare stage made of them."""
+    """What the prepare stage made of them; for kto with the completions that each prompt's KL is taken on."""
     examples = read_examples(folder / "prepare" / f"{work.role}.jsonl")
+    if work.algorithm == "kto":
+        examples = matched(examples, work.seed)
     taken = [step_indices(step, len(examples), work.batch, work.seed) for step in range(work.steps)]
     return [examples[index] for indices in taken for index in indices]

@@ -54,25 +54,8 @@ class KTO(WithReference):
         super().__init__(parts.policy)
         self.settings = settings
 
-    def prepare(self, examples: Sequence[Example], seed: int) -> list[Example]:
-        """Each example with the completions of the next in a circle of all, which is drawn at random.
-
-        Those are cut where the sequence would be longer than any example's own, for longer ones may not fit the model.
-        """
-        if len(examples) < 2:
-            raise UserError(
-                "data.preference: kto takes its KL on completions of other prompts, and there is one prompt"
-            )
-        longest = max(_longest(example.tree) for example in examples)
-        order = np.random.default_rng([seed, len(examples)]).permutation(len(examples)).tolist()
-        following = dict(zip(order, [*order[1:], order[0]], strict=True))
-        return [
-            Matched(
-                **vars(example),
-                mismatched=_cut(example.tree.prompt, examples[following[index]].tree, longest),
-            )
-            for index, example in enumerate(examples)
-        ]
+    def prepare(self, examples: Sequence[Example], seed: int) -> list[Matched]:
+        return matched(examples, seed)
 
     def reference_trees(self, batch: Batch) -> list[Sequence[Tree]]:
         return [batch.trees, _mismatched(batch)]
@@ -110,6 +93,27 @@ class KTO(WithReference):
         }
         metrics["train/accuracy"] = ((logratios > batch["kl"]) == good).sum()
         return Loss(losses.sum(), losses.new_tensor(len(losses)), metrics)
+
+
+def matched(examples: Sequence[Example], seed: int) -> list[Matched]:
+    """Each example with the completions of the next in a circle of all, which is drawn at random.
+
+    Those are cut where the sequence would be longer than any example's own, for longer ones may not fit the model.
+    Raises UserError where there is one prompt.
+    """
+    if len(examples) < 2:
+        raise UserError(
+            "data.preference: kto takes its KL on completions of other prompts, and there is one prompt"
+        )
+    longest = max(_longest(example.tree) for example in examples)
+    order = np.random.default_rng([seed, len(examples)]).permutation(len(examples)).tolist()
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    return [
+        Matched(
+            **vars(example), mismatched=_cut(example.tree.prompt, examples[following[index]].tree, longest)
+        )
+        for index, example in enumerate(examples)
+    ]
 
 
 def _mismatched(batch: Batch) -> list[Tree]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
 
@@ -30,6 +31,7 @@ NEXT = (
 def results_table(metrics: Metrics) -> Table:
     """A row per metric, a column per model, each number with its interval."""
     table = Table(title="Held-out prompts, mean and interval", title_justify="left", title_style="bold")
+    table.caption, table.caption_justify = KINDS, "left"
     table.add_column("")
     for name in MODELS:
         table.add_column(name, justify="right")

@@ -11,9 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.evaluation.charts import COLORS, curve_chart, interval_chart
 from stages.evaluation.curves import Points, panels, split_panels
+from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
 
+HEADLINES = ("gold_accuracy", "reward_model_score", "sft_loss")
 STAGES = {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "rl": "Reinforcement learning"}
 
 
@@ -48,15 +50,15 @@ class Report:
             samples=self.samples,
             flips=self.flips,
             percent=f"{100 * self.confidence:g}",
+            kinds=KINDS,
         )
 
     def _headline(self) -> dict[str, Any]:
-        """Accuracy where there is a verifier, else the reward model's score, else the held-out loss."""
+        """Accuracy where there is a verifier, else the reward model's score, else the held-out loss; else, where
+        models are broken, what is left: a length is always known."""
         present = [label for label in LABELS if all(label.key in self.metrics[name] for name in MODELS)]
-        keys = [label.key for label in present]
-        key = next(k for k in ("gold_accuracy", "reward_model_score", "sft_loss") if k in keys)
-        label = present[keys.index(key)]
-        intervals = {name: self.metrics[name][key] for name in MODELS}
+        label = min(present, key=lambda label: (*HEADLINES, label.key).index(label.key))
+        intervals = {name: self.metrics[name][label.key] for name in MODELS}
         pairs = (("sft", "base"), ("rl", "sft"))
         paired = self.metrics["paired"]
         verdicts = [

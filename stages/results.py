@@ -12,8 +12,11 @@ from rich.table import Table
 from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.tracking.settle import settle
+from stages.tracking.start import tracking_root
 
 WIDTH = 110  # of the table: narrower, it would break every interval
+SETTLE = 10.0  # seconds for what the stages' senders still do
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
     (
@@ -66,6 +69,7 @@ def main() -> int:
     console = Console()
     console.width = max(console.width, WIDTH)
     show(json.loads(path.read_text()), console)
+    settle(tracking_root() / ".spool", SETTLE)
     return 0
 
 

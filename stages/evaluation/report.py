@@ -14,9 +14,15 @@ from stages.evaluation.curves import Points, panels, split_panels
 from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.evaluation.text import visible
 
 HEADLINES = ("gold_accuracy", "reward_model_score", "sft_loss")
 STAGES = {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "rl": "Reinforcement learning"}
+
+
+def shown(value: Any) -> Any:
+    """A text with what cannot be seen named; the page escapes the rest."""
+    return visible(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,13 @@ class Report:
             lstrip_blocks=True,
         )
         return environment.get_template("report.html.j2").render(
-            facts=self.facts,
+            facts={name: visible(value) for name, value in self.facts.items()},
             models=MODELS,
             colors=COLORS,
             headline=self._headline(),
             rows=self._rows(),
             stages=self._stages(),
-            samples=self.samples,
+            samples=[{key: shown(value) for key, value in row.items()} for row in self.samples],
             flips=self.flips,
             percent=f"{100 * self.confidence:g}",
             kinds=KINDS,

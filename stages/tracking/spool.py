@@ -101,13 +101,14 @@ class Spool:
         except FileNotFoundError:  # delivered in this moment
             return
         reason = f" ({error})" if error else "" if works else f" (see {self.folder / 'sender.log'})"
-        self._say(f"MLflow has not taken {count} events of this run yet{reason}")
-        now = "a process in the background goes on trying, and what it cannot deliver, the next run delivers"
+        kind = "warning" if reason else "note"  # a busy machine takes its time
+        self._say(f"MLflow has not taken {count} events of this run yet{reason}", kind)
+        now = "a process in the background goes on, and what it cannot deliver, the next run delivers"
         rest = now if works else "the next run delivers them"
         print(f"  they wait in {self.folder}: {rest}", file=sys.stderr)
 
-    def _say(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr)
+    def _say(self, text: str, kind: str = "warning") -> None:
+        print(f"{kind}: {text}", file=sys.stderr)
 
     def _copy(self, source: Path) -> str:
         target = self.folder / "artifacts" / source.name

@@ -56,10 +56,10 @@ class Timings(Curves):
 
     wall_clock = True
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """These are of no output: a disk without room for them must not cost the stage's."""
         try:
-            super().close()
+            super().flush()
         except OSError as error:
             print(f"warning: {self.path} is not written: {error}", file=sys.stderr)
 

@@ -26,6 +26,7 @@ from stages.graph import downstream
 from stages.guard import DISPATCHER
 from stages.progress import quiet_libraries
 from stages.tracking.provenance import PARENT
+from stages.tracking.redact import redact_override
 from stages.workspace import Stage, open_stage
 
 JOB = "job.json"
@@ -122,7 +123,8 @@ class Job(NamedTuple):
 
     def save(self, failed: str | None = None) -> None:
         """Write both, and the stage that failed, to where the end of the sweep looks for them."""
-        (self.folder / JOB).write_text(json.dumps({"overrides": self.overrides, "failed": failed}) + "\n")
+        shown = [redact_override(override) for override in self.overrides]
+        (self.folder / JOB).write_text(json.dumps({"overrides": shown, "failed": failed}) + "\n")
 
 
 def launch(stage: str, overrides: list[str]) -> int:

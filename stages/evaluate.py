@@ -17,10 +17,11 @@ from stages.config.validate import read
 from stages.data.base_model import read_base_model
 from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
-from stages.data.tokenizers import load_tokenizer
+from stages.data.positions import check_length, max_positions
 from stages.dispatch import entry
 from stages.evaluation.bootstrap import Bootstrap
-from stages.evaluation.curves import by_step, stage_curves
+from stages.evaluation.check import check_model, check_reward_model, read_stage_curves, read_tokenizer
+from stages.evaluation.curves import Points, by_step
 from stages.evaluation.judge import Judge
 from stages.evaluation.measure import Measurer, Source
 from stages.evaluation.metrics import Answer, Metrics, RowLoss, flips, summarize
@@ -31,6 +32,7 @@ from stages.models.reward_kinds import load_reward_model
 from stages.rewards.check import check_columns
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
+from stages.tracking.redact import redact
 from stages.workspace import Stage
 
 Row = TypeVar("Row")
@@ -49,13 +51,26 @@ def evaluate(run: Stage) -> Metrics | None:
     prompts = held_out(run.input("prepare") / "prompt_test.jsonl", settings.num_prompts)
     demonstrations = held_out(run.input("prepare") / "sft_test.jsonl", settings.num_prompts)
     check_columns(run.config.data.verifier, prompts)
+    longest = max(len(prompt.tree.prompt.input_ids) for prompt in prompts)
+    lengths = {"the longest held-out prompt": longest, "evaluate.max_new_tokens": settings.max_new_tokens}
+    check_length(lengths, max_positions(run.config.model))
+    check_models(run)
+    curves = read_stage_curves({stage: run.input(stage) for stage in TRAINED})
     answers, losses = measure(run, settings, prompts, demonstrations)
     if not run.is_main:
         return None
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, run.config.seed)
     metrics = summarize(answers, losses, bootstrap)
-    write(run, settings, metrics, prompts, answers)
+    write(run, settings, metrics, prompts, answers, curves)
     return metrics
+
+
+def check_models(run: Stage) -> None:
+    """What is to be loaded is there and whole."""
+    for stage in ("sft", "rl"):
+        check_model(run.input(stage) / "model", stage)
+    if (folder := run.input("reward_model") / "model").exists():
+        check_reward_model(folder)
 
 
 def write(
@@ -64,9 +79,9 @@ def write(
     metrics: Metrics,
     prompts: Sequence[Example],
     answers: dict[str, list[Answer]],
+    curves: dict[str, dict[str, Points]],
 ) -> None:
     """metrics.json, samples, the report; and all of it to the tracker, which writes curves.csv."""
-    curves = stage_curves({stage: run.input(stage) for stage in TRAINED})
     samples = sample_rows(prompts, answers, settings.num_samples)
     page = Report(
         facts=facts(run.config, len(prompts)),
@@ -93,7 +108,7 @@ def write(
 def measure(
     run: Stage, settings: EvaluateSettings, prompts: Sequence[Example], demonstrations: Sequence[Example]
 ) -> tuple[dict[str, list[Answer]], dict[str, list[RowLoss]]]:
-    """Every model's answers and losses. Each rank takes every n-th row; the first gets them all."""
+    """Every model's answers and losses. Each rank takes every n-th row, which may be none; the first gets them all."""
     state = PartialState()
     device = cast("torch.device", state.device)
     prompts, demonstrations = shard(prompts, state), shard(demonstrations, state)
@@ -104,23 +119,24 @@ def measure(
         "rl": Source(run.input("rl") / "model", None, base.trust_remote_code),
     }
     measurer = Measurer(settings, base.stop_token_ids, run.config.seed, device)
+    tokenizer = read_tokenizer(run.input("sft") / "model", "sft", base.trust_remote_code)
+    name = run.config.data.verifier
+    verifier = FunctionReward(name, tokenizer) if name else None
     measured, kl = measurer.policies(sources, prompts, demonstrations)
-    judge = make_judge(run, settings, device, base.trust_remote_code)
+    judge = Judge(tokenizer, verifier, load_reward(run, settings, device, base.trust_remote_code))
     answers = {name: gathered(judge(prompts, measured[name], kl[name]), state) for name in sources}
     return answers, {name: gathered(measured[name].losses, state) for name in sources}
 
 
-def make_judge(
+def load_reward(
     run: Stage, settings: EvaluateSettings, device: torch.device, trust_remote_code: bool
-) -> Judge:
-    """The verifier that the config names, and the reward model unless its stage wrote only a marker."""
-    tokenizer = load_tokenizer(run.input("sft") / "model", trust_remote_code=trust_remote_code)
-    name, folder = run.config.data.verifier, run.input("reward_model") / "model"
-    verifier = FunctionReward(name, tokenizer) if name else None
+) -> LearnedReward | None:
+    """The reward model, unless its stage wrote only a marker."""
+    folder = run.input("reward_model") / "model"
     if not folder.exists():
-        return Judge(tokenizer, verifier, None)
+        return None
     model = load_reward_model(folder, trust_remote_code=trust_remote_code).to(device)
-    return Judge(tokenizer, verifier, LearnedReward(model, settings.max_tokens, bf16=settings.bf16))
+    return LearnedReward(model, settings.max_tokens, bf16=settings.bf16)
 
 
 def held_out(path: Path, num_prompts: int | None) -> list[Example]:
@@ -144,8 +160,8 @@ def gathered(rows: list[Row], state: PartialState) -> list[Row]:
 
 def facts(config: DictConfig, prompts: int) -> dict[str, str]:
     """What the report's header says."""
-    model = config.model.path or "SmolLM2-135M-Instruct"
-    named = {"model": str(model), "algorithm": config.rl.algo, "seed": str(config.seed)}
+    model = redact(config.model.path or "SmolLM2-135M-Instruct")
+    named = {"model": model, "algorithm": config.rl.algo, "seed": str(config.seed)}
     return named | {"verifier": config.data.verifier or "none", "held-out prompts": str(prompts)}
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.tracking.settle import settle
+from stages.tracking.start import tracking_root
 
 WIDTH = 110  # of the table: narrower, it would break every interval
+SETTLE = 10.0  # seconds for what the stages' senders still do
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
     (
@@ -30,6 +34,7 @@ NEXT = (
 def results_table(metrics: Metrics) -> Table:
     """A row per metric, a column per model, each number with its interval."""
     table = Table(title="Held-out prompts, mean and interval", title_justify="left", title_style="bold")
+    table.caption, table.caption_justify = KINDS, "left"
     table.add_column("")
     for name in MODELS:
         table.add_column(name, justify="right")
@@ -64,6 +69,7 @@ def main() -> int:
     console = Console()
     console.width = max(console.width, WIDTH)
     show(json.loads(path.read_text()), console)
+    settle(tracking_root() / ".spool", SETTLE)
     return 0
 
 

@@ -1,22 +1,18 @@
-"""Percentile bootstrap over prompts (Efron 1979): how far a mean would move with other prompts."""
+"""Percentile bootstrap over prompts (Efron 1979): how far a mean would move with other prompts.
+
+Not for shares: of 0 right answers among 200 every resample is 0, too (stages/evaluation/proportions.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
+from stages.evaluation.interval import Interval
+
 CHUNK = 1_000_000  # resampled values in memory at once
-
-
-class Interval(TypedDict):
-    """A mean and the bounds of its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -31,13 +27,16 @@ class Bootstrap:
         """The mean of one value per prompt."""
         return self.ratio(values, [1.0] * len(values))
 
-    def difference(self, values: Sequence[float], others: Sequence[float]) -> Interval:
-        """The mean of `values - others`, paired: both of a pair are of the same prompt."""
-        return self.mean([value - other for value, other in zip(values, others, strict=True)])
-
     def ratio(self, totals: Sequence[float], weights: Sequence[float]) -> Interval:
-        """`sum(totals) / sum(weights)`: a mean per token, where each prompt brings a sum and its tokens."""
+        """`sum(totals) / sum(weights)`: a mean per token, where each prompt brings a sum and its tokens.
+
+        Without bounds where all prompts agree, or there is one, for resampling them says nothing of others; and
+        where a value is not finite.
+        """
         total, weight = np.asarray(totals, np.float64), np.asarray(weights, np.float64)
+        mean = float(total.sum() / weight.sum())
+        if not np.isfinite(mean) or np.ptp(total / weight) == 0:
+            return {"mean": mean, "low": None, "high": None}
         generator = np.random.default_rng(self.seed)
         rows = max(1, CHUNK // len(total))
         ratios: list[np.ndarray] = []
@@ -46,4 +45,4 @@ class Bootstrap:
             ratios.append(total[chosen].sum(1) / weight[chosen].sum(1))
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
-        return {"mean": float(total.sum() / weight.sum()), "low": float(low), "high": float(high)}
+        return {"mean": mean, "low": float(low), "high": float(high)}

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.interval import Interval
 
 Points = Sequence[tuple[int, float]]
 
@@ -35,8 +35,10 @@ def interval_chart(intervals: Mapping[str, Interval], share: bool) -> str:
         axes = figure.add_subplot()
         scale = 100 if share else 1
         for row, (name, interval) in enumerate(intervals.items()):
-            low, mean, high = (scale * interval[key] for key in ("low", "mean", "high"))
-            axes.plot([low, high], [row, row], color=COLORS[name], lw=7, alpha=0.28, solid_capstyle="round")
+            mean, low, high = scale * interval["mean"], interval["low"], interval["high"]
+            if low is not None and high is not None:
+                ends = [scale * low, scale * high]
+                axes.plot(ends, [row, row], color=COLORS[name], lw=7, alpha=0.28, solid_capstyle="round")
             axes.plot([mean], [row], "o", color=COLORS[name], ms=9)
             axes.annotate(
                 f"{mean:.1f}" if share else f"{mean:.2f}", (mean, row), (0, 9), textcoords="offset points",

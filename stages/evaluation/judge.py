@@ -26,6 +26,8 @@ class Judge:
     def __call__(self, prompts: Sequence[Example], measured: Measured, kl: Sequence[float]) -> list[Answer]:
         """One Answer per prompt; `kl` is that of the samples."""
         trees = [rollout.tree for rollout in measured.answers]
+        if not trees:
+            return []
         unknown: list[float | None] = [None] * len(trees)
         golds = unknown if self.verifier is None else gold(self.verifier, prompts, trees).tolist()
         scores = unknown if self.reward_model is None else self.reward_model(trees)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.interval import Interval
 
 
 class Label(NamedTuple):
@@ -38,18 +38,21 @@ def number(value: float, share: bool) -> str:
 
 
 def bounds(interval: Interval, share: bool) -> str:
-    """The interval's ends: 37.5 to 51.5, or 0.375 to 0.515."""
+    """The interval's ends: 37.5 to 51.5, or 0.38 to 0.52; "no interval" where it has none."""
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
+        return "no interval"
     scale, digits = (100, 1) if share else (1, 2)
-    return minus(f"{scale * interval['low']:.{digits}f} to {scale * interval['high']:.{digits}f}")
+    return minus(f"{scale * low:.{digits}f} to {scale * high:.{digits}f}")
 
 
 def verdict(name: str, other: str, difference: Interval) -> str:
     """What a paired difference of accuracy says, and whether it says anything."""
     points = minus(f"{100 * abs(difference['mean']):.1f}")
     interval = f"paired interval {bounds(difference, True)}"
-    if difference["low"] > 0:
+    if (difference["low"] or 0) > 0:
         return f"{name} beats {other} by {points} points ({interval})."
-    if difference["high"] < 0:
+    if (difference["high"] or 0) < 0:
         return f"{name} falls behind {other} by {points} points ({interval})."
     return f"{name} and {other} cannot be told apart: {points} points apart ({interval})."
 

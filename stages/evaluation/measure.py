@@ -82,8 +82,11 @@ class Measurer:
         dtype = torch.bfloat16 if self.settings.bf16 else None
         sampler = Sampler(model, self.stop_token_ids, dtype=dtype)
         torch.manual_seed(self.seed)
-        answers = sampler.sample(ids, 1, self.settings.max_new_tokens, self.settings.temperature)
-        samples = [rollout.tree for rollout in sampler.sample(ids, 1, self.settings.max_new_tokens, 1.0)]
+        answers: list[Rollout] = []
+        samples: list[Tree] = []
+        if ids:  # of fewer rows than processes some have none
+            answers = sampler.sample(ids, 1, self.settings.max_new_tokens, self.settings.temperature)
+            samples = [rollout.tree for rollout in sampler.sample(ids, 1, self.settings.max_new_tokens, 1.0)]
         logprobs, mask, _ = self.score(model, [example.tree for example in demonstrations])
         totals, tokens = -(logprobs * mask).sum(1), mask.sum(1)
         losses = [RowLoss(*row) for row in zip(totals.tolist(), tokens.tolist(), strict=True)]
@@ -91,7 +94,10 @@ class Measurer:
 
     @torch.no_grad()
     def score(self, model: nn.Module, trees: Sequence[Tree]) -> TokenLogprobs:
-        """Log-probabilities at temperature 1."""
+        """Log-probabilities at temperature 1; no rows of no trees."""
+        if not trees:
+            nothing = torch.zeros(0, 0, device=self.device)
+            return TokenLogprobs(nothing, nothing.bool(), nothing)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
             return completion_logprobs(model, trees, max_tokens=self.settings.max_tokens)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
-from stages.evaluation.bootstrap import Bootstrap, Interval
+from stages.evaluation.bootstrap import Bootstrap
+from stages.evaluation.interval import Interval
+from stages.evaluation.proportions import tango, wilson
+
+log = logging.getLogger(__name__)
 
 MODELS = ("base", "sft", "rl")
 
@@ -50,14 +56,15 @@ def summarize(
     metrics = {name: model_metrics(answers[name], losses[name], bootstrap) for name in answers}
     wins = win_rates(answers["rl"], answers["sft"])
     if wins is not None:
-        metrics["rl"]["win_rate"] = bootstrap.mean(wins)
+        metrics["rl"]["win_rate"] = win_rate(wins, bootstrap.confidence)
     gold = {name: known([answer.gold for answer in rows]) for name, rows in answers.items()}
     metrics["paired"] = {}
     for name, other in (("sft", "base"), ("rl", "sft")):
         ours, theirs = gold[name], gold[other]
         if ours is not None and theirs is not None:
-            metrics["paired"][f"{name}_minus_{other}"] = bootstrap.difference(ours, theirs)
-    return metrics
+            found = difference(ours, theirs, bootstrap.confidence)
+            metrics["paired"][f"{name}_minus_{other}"] = found
+    return {name: finite(name, found) for name, found in metrics.items()}
 
 
 def model_metrics(
@@ -69,7 +76,7 @@ def model_metrics(
         "kl_k1": bootstrap.mean([answer.kl for answer in answers]),
         "entropy": bootstrap.ratio([answer.entropy for answer in answers], tokens),
         "mean_length": bootstrap.mean([float(answer.length) for answer in answers]),
-        "no_eos_share": bootstrap.mean([answer.no_eos for answer in answers]),
+        "no_eos_share": share([answer.no_eos for answer in answers], bootstrap.confidence),
         "sft_loss": bootstrap.ratio([row.total for row in losses], [float(row.tokens) for row in losses]),
     }
     scores = known([answer.reward_model_score for answer in answers])
@@ -77,8 +84,36 @@ def model_metrics(
         metrics = {"reward_model_score": bootstrap.mean(scores)} | metrics
     gold = known([answer.gold for answer in answers])
     if gold is not None:
-        metrics = {"gold_accuracy": bootstrap.mean(gold)} | metrics
+        metrics = {"gold_accuracy": share(gold, bootstrap.confidence)} | metrics
     return metrics
+
+
+def share(values: Sequence[float], confidence: float) -> Interval:
+    """The mean of values that are 0 or 1."""
+    return wilson(sum(value == 1 for value in values), len(values), confidence)
+
+
+def difference(values: Sequence[float], others: Sequence[float], confidence: float) -> Interval:
+    """How much larger the share of `values` is; both of a pair are of the same prompt."""
+    pairs = list(zip(values, others, strict=True))
+    return tango(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs), len(pairs), confidence)
+
+
+def win_rate(wins: Sequence[float], confidence: float) -> Interval:
+    """The mean of wins (1), ties (1/2) and losses (0). It is half of what lies between losing all, -1, and winning
+    all, 1: a difference of two shares over the same prompts."""
+    found = tango(sum(win == 1 for win in wins), sum(win == 0 for win in wins), len(wins), confidence)
+    mean, low, high = found["mean"], found["low"], found["high"]
+    assert low is not None and high is not None  # tango always knows
+    return {"mean": (1 + mean) / 2, "low": (1 + low) / 2, "high": (1 + high) / 2}
+
+
+def finite(model: str, metrics: Mapping[str, Interval]) -> dict[str, Interval]:
+    """The metrics that are numbers. A mean with an infinite or undefined part is none, and no JSON either."""
+    lost = [name for name, interval in metrics.items() if not isfinite(interval["mean"])]
+    if lost:
+        log.warning("%s: %s is not finite on some prompt, and is left out", model, ", ".join(lost))
+    return {name: interval for name, interval in metrics.items() if name not in lost}
 
 
 def win_rates(answers: Sequence[Answer], others: Sequence[Answer]) -> list[float] | None:
@@ -86,7 +121,7 @@ def win_rates(answers: Sequence[Answer], others: Sequence[Answer]) -> list[float
     for field in ("gold", "reward_model_score"):
         ours = known([getattr(answer, field) for answer in answers])
         theirs = known([getattr(answer, field) for answer in others])
-        if ours is not None and theirs is not None:
+        if ours is not None and theirs is not None and all(map(isfinite, [*ours, *theirs])):
             return [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(ours, theirs, strict=True)]
     return None
 

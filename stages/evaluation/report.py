@@ -11,10 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.evaluation.charts import COLORS, curve_chart, interval_chart
 from stages.evaluation.curves import Points, panels, split_panels
+from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.evaluation.text import visible
 
+HEADLINES = ("gold_accuracy", "reward_model_score", "sft_loss")
 STAGES = {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "rl": "Reinforcement learning"}
+
+
+def shown(value: Any) -> Any:
+    """A text with what cannot be seen named; the page escapes the rest."""
+    return visible(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -39,24 +47,24 @@ class Report:
             lstrip_blocks=True,
         )
         return environment.get_template("report.html.j2").render(
-            facts=self.facts,
+            facts={name: visible(value) for name, value in self.facts.items()},
             models=MODELS,
             colors=COLORS,
             headline=self._headline(),
             rows=self._rows(),
             stages=self._stages(),
-            samples=self.samples,
+            samples=[{key: shown(value) for key, value in row.items()} for row in self.samples],
             flips=self.flips,
             percent=f"{100 * self.confidence:g}",
+            kinds=KINDS,
         )
 
     def _headline(self) -> dict[str, Any]:
-        """Accuracy where there is a verifier, else the reward model's score, else the held-out loss."""
+        """Accuracy where there is a verifier, else the reward model's score, else the held-out loss; else, where
+        models are broken, what is left: a length is always known."""
         present = [label for label in LABELS if all(label.key in self.metrics[name] for name in MODELS)]
-        keys = [label.key for label in present]
-        key = next(k for k in ("gold_accuracy", "reward_model_score", "sft_loss") if k in keys)
-        label = present[keys.index(key)]
-        intervals = {name: self.metrics[name][key] for name in MODELS}
+        label = min(present, key=lambda label: (*HEADLINES, label.key).index(label.key))
+        intervals = {name: self.metrics[name][label.key] for name in MODELS}
         pairs = (("sft", "base"), ("rl", "sft"))
         paired = self.metrics["paired"]
         verdicts = [

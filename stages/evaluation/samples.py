@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.data.examples import Example
 from stages.evaluation.metrics import Answer
+from stages.evaluation.text import markdown_cell
 
 
 def sample_rows(
@@ -33,7 +34,7 @@ def sample_rows(
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row per prompt."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -52,4 +53,4 @@ def write_markdown(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequenc
 def cell(text: str, gold: float | None) -> str:
     """Text that stays inside its cell, marked by whether it is right."""
     mark = "" if gold is None else ("✓ " if gold == 1 else "✗ ")
-    return mark + text.strip().replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+    return mark + markdown_cell(text.strip())

@@ -3,6 +3,8 @@
     .spool/<id>/events.jsonl     one event per line; the stage appends, and holds a lock on it while it lives
     .spool/<id>/artifacts/       copies of the logged files
     .spool/<id>/delivered.json   how far the sender is, and the error that it met last
+    .spool/<id>/sender.log       what went wrong
+    .spool/.damaged/<id>/        delivered runs some of whose lines could not be read
 
 The stage writes and never reads; the sender (sender.py) reads and never writes to the events.
 """
@@ -11,22 +13,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-EVENTS = "events.jsonl"
-DELIVERED = "delivered.json"
+from stages.tracking.delivered import peek
+from stages.tracking.events import EVENTS, undelivered
+
+MOST_UNWRITTEN = 2**24  # bytes that wait in memory while the disk is full
 
 
 class Spool:
-    """The stage's end: appends events, and never raises, because a full disk must not stop a training."""
+    """The stage's end: appends events, and never raises, because tracking must not stop a training."""
 
     def __init__(self, root: Path, start: dict[str, Any], finish_timeout: float) -> None:
         name = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:8]
@@ -36,8 +39,9 @@ class Spool:
         hidden.mkdir(parents=True)
         self.folder = root / name
         self._finish_timeout = finish_timeout
-        self._events: IO[str] = (hidden / EVENTS).open("a", buffering=1)
+        self._events = (hidden / EVENTS).open("ab", buffering=0)
         fcntl.flock(self._events, fcntl.LOCK_EX)
+        self._unwritten = b""
         self._healthy = True
         self.sender: subprocess.Popen[Any] | None = None  # started when the folder is there
         self.write({**start, "id": name})
@@ -48,27 +52,63 @@ class Spool:
         try:
             if event["event"] == "artifact":
                 event = {**event, "path": self._copy(Path(event["path"]))}
-            self._events.write(json.dumps(event, default=str) + "\n")
-        except OSError as error:
+            self._append(json.dumps(event, default=str).encode() + b"\n")
+        except Exception as error:  # whatever a value or the disk does, the training goes on
             if self._healthy:
-                print(f"warning: not all of this run is tracked: {self.folder}: {error}", file=sys.stderr)
+                self._say(f"not all of this run may be tracked: {self.folder}: {error}")
             self._healthy = False
 
     def flush(self) -> None:
         """Every line is written when it is logged: nothing waits."""
 
     def close(self) -> None:
-        """Let go of the lock, and give the sender a moment, unless it has met an error or gone."""
-        self._events.close()
+        """Let go of the lock, and give the sender a moment. What it has not delivered then is told."""
+        try:
+            self._append(b"")
+        except OSError as error:
+            lost = self._unwritten.count(b"\n")
+            self._say(f"the last {lost} events of this run are lost: {self.folder}: {error}")
+        try:
+            self._events.close()
+            self._wait()
+        except (
+            Exception
+        ) as error:  # the stage's work is done, and its output must not be lost to its tracking
+            self._say(f"this run may not be in MLflow yet: {self.folder}: {error}")
+
+    def _append(self, line: bytes) -> None:
+        """What a full disk did not take goes first, from the byte on at which it stopped: no line is ever spoilt."""
+        if len(self._unwritten) < MOST_UNWRITTEN:
+            self._unwritten += line
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._events.fileno(), self._unwritten) :]
+
+    def _wait(self) -> None:
+        """Until all is delivered, the time is up, or the sender has failed. Then a word."""
         deadline = time.monotonic() + self._finish_timeout
-        while self.sender is not None and self.folder.exists() and time.monotonic() < deadline:
-            gone = self.sender.poll() is not None
-            error = read_delivered(self.folder)["error"] or ("see its sender.log" if gone else None)
-            if error is not None and self.folder.exists():
-                print(f"warning: MLflow is not reachable: {error}", file=sys.stderr)
-                print(f"  the run waits in {self.folder}; the next one delivers it", file=sys.stderr)
-                return
+        while self.folder.exists():
+            error, works = peek(self.folder).error, self.sender is not None and self.sender.poll() is None
+            if error is not None or not works or time.monotonic() > deadline:
+                break
             time.sleep(0.05)
+        else:
+            return
+        self._tell_rest(error, works)
+
+    def _tell_rest(self, error: str | None, works: bool) -> None:
+        try:
+            count = undelivered(self.folder, peek(self.folder).offset)
+        except FileNotFoundError:  # delivered in this moment
+            return
+        reason = f" ({error})" if error else "" if works else f" (see {self.folder / 'sender.log'})"
+        kind = "warning" if reason else "note"  # a busy machine takes its time
+        self._say(f"MLflow has not taken {count} events of this run yet{reason}", kind)
+        now = "a process in the background goes on, and what it cannot deliver, the next run delivers"
+        rest = now if works else "the next run delivers them"
+        print(f"  they wait in {self.folder}: {rest}", file=sys.stderr)
+
+    def _say(self, text: str, kind: str = "warning") -> None:
+        print(f"{kind}: {text}", file=sys.stderr)
 
     def _copy(self, source: Path) -> str:
         target = self.folder / "artifacts" / source.name
@@ -78,65 +118,3 @@ class Spool:
         else:
             shutil.copyfile(source, target)
         return f"artifacts/{source.name}"
-
-
-def read_events(folder: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole events from a byte offset on, and the offset behind them. A line still being written is left
-    for later; one that a full disk has spoilt is left out."""
-    with (folder / EVENTS).open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    events = [parse(line) for line in whole.splitlines()]
-    return [event for event in events if event is not None], offset + len(whole)
-
-
-def parse(line: bytes) -> dict[str, Any] | None:
-    """An event, or None where the line is none."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether the stage that writes here still runs: the kernel frees its lock however it dies."""
-    with (folder / EVENTS).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-def read_delivered(folder: Path) -> dict[str, Any]:
-    """How far the run is delivered: uri, run_id, offset (bytes of the events), error, finished."""
-    try:
-        return json.loads((folder / DELIVERED).read_text())
-    except FileNotFoundError:
-        return {"uri": None, "run_id": None, "offset": 0, "error": None, "finished": False}
-
-
-def write_delivered(folder: Path, delivered: dict[str, Any]) -> None:
-    """Replace the state in one move, so that a killed sender leaves the old one or the new one."""
-    hidden = folder / f".{DELIVERED}"
-    hidden.write_text(json.dumps(delivered))
-    hidden.replace(folder / DELIVERED)
-
-
-@contextmanager
-def claim(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file at `path`; yields False where its folder is gone or, without waiting, where another
-    process holds it."""
-    try:
-        file = path.open("a")
-    except FileNotFoundError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True

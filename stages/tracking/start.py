@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.tracking import provenance
 from stages.tracking.curves import Curves, Timings
+from stages.tracking.redact import without_secrets
 from stages.tracking.spool import Spool
 from stages.tracking.tracker import Tracker
 
@@ -36,23 +37,34 @@ def start_tracker(stage: str, config: DictConfig, output_dir: Path) -> Tracker:
     if not config.tracking.enabled:
         return Tracker(files)
     root = tracking_root()
-    start = {
+    try:
+        start = start_event(stage, config)
+        spool = Spool(root / ".spool", start, float(config.tracking.finish_timeout))
+    except (
+        Exception
+    ) as error:  # a read-only folder, a full disk, whatever it is: tracking never stops a stage
+        print(f"warning: this run is not tracked: {type(error).__name__}: {error}", file=sys.stderr)
+        return Tracker(files)
+    try:
+        spool.sender = start_sender(spool.folder, config, root)
+    except OSError as error:
+        print(f"warning: MLflow gets this run when the next one starts: {error}", file=sys.stderr)
+    return Tracker([*files, spool])
+
+
+def start_event(stage: str, config: DictConfig) -> dict[str, Any]:
+    """What a run is, without secrets."""
+    shown = without_secrets(config)
+    return {
         "event": "start",
         "time": int(time.time() * 1000),
         "stage": stage,
         "name": provenance.run_name(stage),
         "parent": provenance.parent(),
-        "params": provenance.params(config),
+        "params": provenance.params(shown),
         "tags": provenance.tags(stage, config, PROJECT_ROOT),
-        "config": OmegaConf.to_yaml(config, resolve=True),
+        "config": OmegaConf.to_yaml(shown, resolve=True),
     }
-    try:
-        spool = Spool(root / ".spool", start, float(config.tracking.finish_timeout))
-        spool.sender = start_sender(spool.folder, config, root)
-    except OSError as error:  # a read-only folder, a full disk: tracking never stops a stage
-        print(f"warning: this run is not tracked: {error}", file=sys.stderr)
-        return Tracker(files)
-    return Tracker([*files, spool])
 
 
 def start_sender(folder: Path, config: DictConfig, root: Path) -> subprocess.Popen[Any]:
@@ -60,9 +72,10 @@ def start_sender(folder: Path, config: DictConfig, root: Path) -> subprocess.Pop
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     # Two cores at most of a small machine, and both are the stage's.
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
-    uri = config.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    # Not an argument, which everybody on the machine can read: it may hold a password.
+    environment["MLFLOW_TRACKING_URI"] = config.tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
     command = [sys.executable, "-m", "stages.tracking.sender", str(folder)]
-    command += ["--uri", uri, "--experiment", config.tracking.experiment]
+    command += ["--experiment", config.tracking.experiment]
     command += ["--drain-timeout", str(config.tracking.drain_timeout)]
     with (folder / "sender.log").open("w") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}

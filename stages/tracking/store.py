@@ -5,19 +5,27 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
 
-from stages.tracking.spool import claim
+from stages.tracking.claim import claim
+from stages.tracking.redact import redact
 
 SPOOL_TAG = "treeline.spool"
 PARENT_TAG = "treeline.parent"
 # What one request may hold, and how long a value may be (mlflow.utils.validation).
-METRICS_PER_REQUEST, PARAMS_PER_REQUEST, VALUE_LENGTH, DIGEST_LENGTH = 1000, 100, 6000, 36
+METRICS_PER_REQUEST, OTHERS_PER_REQUEST, VALUE_LENGTH, DIGEST_LENGTH, NAME_LENGTH = 1000, 100, 6000, 36, 250
+# What the store will never take, however often it is sent.
+REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE"}
+GONE = "RESOURCE_DOES_NOT_EXIST"
+SQLITE, MAGIC = "sqlite:///", b"SQLite format 3\0"
 # Worst first: what a parent whose children have all ended is called.
 OUTCOMES = ["FAILED", "KILLED", "FINISHED"]
 
@@ -26,7 +34,8 @@ class Store:
     """One experiment of an MLflow store. Making it connects, and may raise what MLflow raises."""
 
     def __init__(self, uri: str, experiment: str, root: Path) -> None:
-        self.target = f"{uri}#{experiment}"
+        self.target = f"{redact(uri)}#{experiment}"
+        check_database(uri)
         self._lock = root / "store.lock"
         # Six processes that open a fresh sqlite store at once leave one alive; and two would both make the
         # experiment, or the parent run, of the same name.
@@ -39,22 +48,43 @@ class Store:
         """The run of a spool, made if it is not there, under its parent; with params, tags and config."""
         found = self._find(SPOOL_TAG, start["id"])
         if found is None:
-            run_tags = {SPOOL_TAG: start["id"], "mlflow.user": getpass.getuser(), **start["tags"]}
+            run_tags = {SPOOL_TAG: start["id"], "mlflow.user": user()}
             if start["parent"] is not None:
                 run_tags[MLFLOW_PARENT_RUN_ID] = self._parent(start["parent"])
-            found = self.client.create_run(self.experiment_id, start["time"], run_tags, start["name"])
+            name = start["name"][:NAME_LENGTH]
+            found = self.client.create_run(self.experiment_id, start["time"], run_tags, name)
         run_id = found.info.run_id
-        entries = [Param(key, value[:VALUE_LENGTH]) for key, value in start["params"].items()]
-        for i in range(0, len(entries), PARAMS_PER_REQUEST):
-            self.client.log_batch(run_id, params=entries[i : i + PARAMS_PER_REQUEST])
+        # Names are a user's, too (rewards, columns, paths): one that MLflow does not take must not cost the others.
+        self._log(run_id, "tags", [RunTag(key, value) for key, value in start["tags"].items()])
+        params = [Param(key, value[:VALUE_LENGTH]) for key, value in start["params"].items()]
+        self._log(run_id, "params", params)
         self.client.log_text(run_id, start["config"], "config.yaml")
         return run_id
+
+    def has(self, run_id: str) -> bool:
+        """Whether the store knows the run: its database may have been replaced."""
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            return False
+        return True
+
+    def rejects(self, run_id: str, error: Exception) -> bool:
+        """Whether an error is the store's last word on what was sent."""
+        if not isinstance(error, MlflowException):
+            return False
+        return error.error_code in REJECTED or (error.error_code == GONE and self.has(run_id))
+
+    def tag(self, run_id: str, key: str, value: str) -> None:
+        """Mark a run."""
+        self.client.set_tag(run_id, key, value)
 
     def log_metrics(self, run_id: str, events: list[dict[str, Any]]) -> None:
         """Metrics events, in as few requests as they fit."""
         points = [Metric(k, v, e["time"], e["step"]) for e in events for k, v in e["metrics"].items()]
-        for i in range(0, len(points), METRICS_PER_REQUEST):
-            self.client.log_batch(run_id, metrics=points[i : i + METRICS_PER_REQUEST])
+        self._log(run_id, "metrics", points)
 
     def log_dataset(self, run_id: str, event: dict[str, Any]) -> None:
         """A dataset as the run's input; MLflow's column holds a part of the digest, the profile the whole."""
@@ -95,12 +125,29 @@ class Store:
             if "RUNNING" not in statuses:
                 self.client.set_terminated(parent, next(o for o in OUTCOMES if o in statuses), time)
 
+    def _log(self, run_id: str, kind: str, entities: Sequence[Any]) -> None:
+        """Metrics, params or tags, in as few requests as they fit. What is rejected is found by halves and left out."""
+        most = METRICS_PER_REQUEST if kind == "metrics" else OTHERS_PER_REQUEST
+        log_batch: Any = self.client.log_batch
+        for i in range(0, len(entities), most):
+            batch = entities[i : i + most]
+            try:
+                log_batch(run_id, **{kind: batch})
+            except MlflowException as error:
+                if not self.rejects(run_id, error):
+                    raise
+                if len(batch) == 1:
+                    print(f"rejected by MLflow: {kind} {batch[0].key!r}: {error}", file=sys.stderr)
+                    continue
+                self._log(run_id, kind, batch[: len(batch) // 2])
+                self._log(run_id, kind, batch[len(batch) // 2 :])
+
     def _parent(self, parent: dict[str, Any]) -> str:
         """The run of a repro or a sweep: made by its first child, opened again by the later ones."""
         with claim(self._lock, wait=True):
             found = self._find(PARENT_TAG, parent["key"])
             if found is None:
-                run_tags = {PARENT_TAG: parent["key"], "mlflow.user": getpass.getuser()}
+                run_tags = {PARENT_TAG: parent["key"], "mlflow.user": user()}
                 found = self.client.create_run(self.experiment_id, parent["time"], run_tags, parent["name"])
             elif found.info.status != "RUNNING":
                 self.client.update_run(found.info.run_id, status="RUNNING")
@@ -121,3 +168,20 @@ class Store:
         quoted = value.replace("'", "")
         query = f"tags.`{tag}` = '{quoted}'"
         return list(self.client.search_runs([self.experiment_id], query, max_results=1000))
+
+
+def user() -> str:
+    """Who runs this; a container may have an id without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def check_database(uri: str) -> None:
+    """Raise ValueError where a sqlite file is none: MLflow would try it for two minutes."""
+    path = Path(uri.removeprefix(SQLITE).partition("?")[0])
+    if uri.startswith(SQLITE) and path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ValueError(f"{path} is no SQLite database: move it away, and a new one is made")

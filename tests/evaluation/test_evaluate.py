@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from stages.config.compose import compose_config
 from stages.config.errors import UserError
+from stages.config.validate import read
 from stages.data.examples import Example, write_examples
 from stages.evaluate import evaluate
+from stages.evaluation.judge import Judge
+from stages.evaluation.measure import Measurer, Source
+from stages.evaluation.settings import EvaluateSettings
 from stages.results import show
+from stages.rewards.functions import FunctionReward
 from stages.tracking.curves import Curves
 from stages.tracking.tracker import Tracker
 from stages.trees import Node, Tree
@@ -163,6 +170,70 @@ def test_a_verifier_that_the_data_cannot_feed(project: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="holds no number"):
         evaluate(stage(project, tmp_path / "out", "data.verifier=numeric"))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_one_row_is_measured_and_its_interval_is_not_made_up(project: Path, tmp_path: Path) -> None:
+    evaluate(stage(project, tmp_path / "out", "evaluate.num_prompts=1"))
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert metrics["rl"]["gold_accuracy"] == {"mean": 0.0, "low": 0.0, "high": pytest.approx(0.793451)}
+    assert metrics["rl"]["mean_length"] == {"mean": 4.0, "low": None, "high": None}
+    assert "no interval" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_process_without_rows_measures_nothing_and_takes_part(project: Path) -> None:
+    """Of one row on two processes the second has none: it loads its models, and gathers an empty list."""
+    run_settings = read(compose_config(OVERRIDES), "evaluate", EvaluateSettings)
+    measurer = Measurer(run_settings, [EOS_ID], 0, torch.device("cpu"))
+    sources = {name: Source(project / name / "model") for name in ("sft", "rl")}
+    measured, kl = measurer.policies(sources, [], [])
+    assert kl == {"sft": [], "rl": []} and measured["rl"].losses == []
+    judge = Judge(TOKENIZER, FunctionReward("exact", TOKENIZER), None)
+    assert judge([], measured["rl"], kl["rl"]) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda root: (root / "rl" / "curves.csv").write_text("step,train/loss\n1,2.0,3.0\n"),
+            "curves.csv is damaged",
+        ),
+        (lambda root: (root / "rl" / "curves.csv").write_text("train/loss\n2.0\n"), "curves.csv is damaged"),
+        (lambda root: shutil.rmtree(root / "rl" / "model"), "holds no model"),
+        (lambda root: cut(root / "rl" / "model" / "model.safetensors"), "model.safetensors is damaged"),
+        (
+            lambda root: cut(root / "reward_model" / "model" / "model.safetensors"),
+            "model.safetensors is damaged",
+        ),
+        (
+            lambda root: (root / "reward_model" / "model" / "config.json").write_text("{}"),
+            "unknown reward_kind",
+        ),
+        (lambda root: (root / "sft" / "model" / "tokenizer.json").write_text("{"), "has no tokenizer"),
+    ],
+)
+def test_what_is_damaged_is_found_before_a_model_is_loaded(
+    spoil: Callable[[Path], Any], message: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    spoil(tmp_path / "project")
+    monkeypatch.setattr(Measurer, "policies", lambda *_: pytest.fail("a model is loaded"))
+    with pytest.raises(UserError, match=message):
+        evaluate(stage(tmp_path / "project", tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def cut(path: Path) -> None:
+    """As a download or a copy that stopped."""
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_answers_longer_than_the_model_are_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="evaluate.max_new_tokens is .* tokens, and the model has positions for"
+    ):
+        evaluate(stage(project, tmp_path / "out", "evaluate.max_new_tokens=100000"))
 
 
 def test_the_results_are_printed(project: Path, tmp_path: Path) -> None:

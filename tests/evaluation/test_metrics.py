@@ -1,5 +1,7 @@
 """From answers to metrics.json, samples and words."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,35 @@ def test_without_a_verifier_the_reward_model_decides() -> None:
     assert metrics["rl"]["reward_model_score"]["mean"] == pytest.approx(0.6)
     assert win_rates([answer(None)], [answer(None)]) is None
     assert flips(ours, theirs) is None
+
+
+def test_shares_have_width_where_all_answers_agree() -> None:
+    """0 of 200 right, none better and none cut off: no more than 1.9 % or 1.9 points, and not exactly 0."""
+    answers = {name: [answer(0.0)] * 200 for name in ("base", "sft", "rl")}
+    losses = {name: [RowLoss(float(i), 2) for i in range(200)] for name in answers}
+    metrics = summarize(answers, losses, BOOTSTRAP)
+    of_none = {"mean": 0.0, "low": 0.0, "high": pytest.approx(0.018846, abs=1e-6)}
+    assert metrics["rl"]["gold_accuracy"] == metrics["rl"]["no_eos_share"] == of_none
+    nothing = {"low": pytest.approx(-0.018845, abs=1e-6), "high": pytest.approx(0.018845, abs=1e-6)}
+    assert metrics["paired"]["rl_minus_sft"] == {"mean": 0.0, **nothing}
+    tied = {"low": pytest.approx(0.490577, abs=1e-6), "high": pytest.approx(0.509423, abs=1e-6)}
+    assert metrics["rl"]["win_rate"] == {"mean": 0.5, **tied}
+    assert metrics["rl"]["mean_length"] == {"mean": 2.0, "low": None, "high": None}
+    assert bounds(metrics["rl"]["mean_length"], share=False) == "no interval"
+
+
+def test_what_is_not_finite_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    broken = replace(answer(1.0, math.nan), kl=math.inf)
+    answers = {
+        "base": [answer(1.0, 0.5)] * 2,
+        "sft": [answer(0.0, 0.5)] * 2,
+        "rl": [broken, answer(1.0, 0.5)],
+    }
+    metrics = summarize(answers, LOSSES, BOOTSTRAP)
+    assert "kl_k1" in metrics["sft"] and "reward_model_score" in metrics["base"]
+    assert "kl_k1" not in metrics["rl"] and "reward_model_score" not in metrics["rl"]
+    assert "rl: reward_model_score, kl_k1 is not finite on some prompt" in caplog.text
+    assert win_rates([answer(None, math.nan)], [answer(None, 1.0)]) is None  # and not a tie
 
 
 def test_samples_are_the_first_prompts(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A project of its own for each test, with a real sqlite store."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig, OmegaConf
+
+from stages.tracking.store import Store
 
 
 @pytest.fixture
@@ -22,6 +25,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An mlflow.db without runs: making its tables takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def ready(project: Path, schema: Path) -> Path:
+    """The project, its store with tables in it."""
+    shutil.copyfile(schema, project / "mlflow.db")
+    return project
+
+
 def settings(**changes: Any) -> DictConfig:
     """A config as a stage has it, with the given values under `tracking`."""
     tracking = {
@@ -32,6 +50,10 @@ def settings(**changes: Any) -> DictConfig:
         "drain_timeout": 60,
     }
     return OmegaConf.create({"seed": 1, "rl": {"ppo": {"kl_coef": 0.05}}, "tracking": tracking | changes})
+
+
+def store(project: Path) -> Store:
+    return Store(f"sqlite:///{project / 'mlflow.db'}", "treeline", project / ".spool")
 
 
 def client(project: Path) -> MlflowClient:

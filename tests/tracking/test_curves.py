@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from stages.tracking.curves import Curves, read_curves
+import pytest
+
+from stages.tracking.curves import Curves, Timings, read_curves
 from stages.tracking.tracker import Tracker
 
 
@@ -18,6 +20,15 @@ def test_a_row_per_step_and_a_column_per_metric(tmp_path: Path) -> None:
         "eval/loss": [(2, 0.25)],
         "train/loss": [(1, 0.75), (2, 0.5)],
     }
+
+
+def test_timings_without_room_cost_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("where their folder should be")
+    tracker = Tracker([Timings(tmp_path / "file" / "timings.csv")])
+    tracker.log({"perf/step_seconds": 1.0}, step=1)
+    tracker.flush()
+    tracker.finish()
+    assert "timings.csv is not written" in capsys.readouterr().err
 
 
 def test_nothing_logged_is_a_header(tmp_path: Path) -> None:

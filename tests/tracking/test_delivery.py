@@ -4,20 +4,18 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from stages.tracking import start_tracker
-from stages.tracking.sender import deliver
-from stages.tracking.spool import EVENTS, Spool, read_events
-from stages.tracking.store import Store
+from stages.tracking.delivery import deliver
+from stages.tracking.spool import Spool
 from stages.tracking.tracker import Tracker
-from tests.tracking.conftest import client, runs, settings, wait_for, waiting
+from tests.tracking.conftest import client, runs, settings, store, wait_for, waiting
+from tests.tracking.event import start_event
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own
@@ -42,12 +40,6 @@ def stage(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", STAGE, *arguments], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
-
-
-def closed_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,29 +80,28 @@ def test_a_run_arrives_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(mlflow.load_table("1", "samples.json", [child.info.run_id])) == 2
 
 
-def test_a_second_delivery_changes_nothing(project: Path) -> None:
-    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
+def test_a_second_delivery_changes_nothing(ready: Path) -> None:
+    spool = Spool(ready / ".spool", start_event(), finish_timeout=0.0)
     tracker = Tracker([spool])
     tracker.log({"train/loss": 2.0}, step=0)
     tracker.log_table("samples", [{"prompt": "1 + 1"}])
     tracker.finish()
-    again = project / ".spool" / "again"
+    again = ready / ".spool" / "again"
     shutil.copytree(spool.folder, again)
 
-    store = Store(f"sqlite:///{project / 'mlflow.db'}", "treeline", project / ".spool")
-    assert deliver(spool.folder, store)
-    before = runs(project)["sft"]
-    assert deliver(again, store)
-    after = runs(project)["sft"]
-    assert len(runs(project)) == 1
+    assert deliver(spool.folder, store(ready))
+    before = runs(ready)["sft"]
+    assert deliver(again, store(ready))
+    after = runs(ready)["sft"]
+    assert len(runs(ready)) == 1
     assert after.to_dictionary() == before.to_dictionary()
-    assert len(client(project).get_metric_history(after.info.run_id, "train/loss")) == 1
-    assert len(client(project).load_table("1", "samples.json", [after.info.run_id])) == 1
+    assert len(client(ready).get_metric_history(after.info.run_id, "train/loss")) == 1
+    assert len(client(ready).load_table("1", "samples.json", [after.info.run_id])) == 1
 
 
-def test_rows_of_a_table_may_lack_a_column(project: Path) -> None:
+def test_rows_of_a_table_may_lack_a_column(ready: Path) -> None:
     """Not every prompt has an answer to show beside the models' own."""
-    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
+    spool = Spool(ready / ".spool", start_event(), finish_timeout=0.0)
     tracker = Tracker([spool])
     rows = [
         {"prompt": "1 + 1", "sft": "2"},
@@ -119,37 +110,17 @@ def test_rows_of_a_table_may_lack_a_column(project: Path) -> None:
     ]
     tracker.log_table("samples", rows)
     tracker.finish()
-    assert deliver(spool.folder, Store(f"sqlite:///{project / 'mlflow.db'}", "treeline", project / ".spool"))
-    run = runs(project)["sft"].info.run_id
-    table = json.loads(Path(client(project).download_artifacts(run, "samples.json")).read_text())
+    assert deliver(spool.folder, store(ready))
+    run = runs(ready)["sft"].info.run_id
+    table = json.loads(Path(client(ready).download_artifacts(run, "samples.json")).read_text())
     assert table["columns"] == ["prompt", "sft", "answer"]
     assert table["data"] == [["1 + 1", "2", None], ["2 + 2", "5", "4"], ["3 + 3", None, None]]
 
 
-def test_an_unreachable_server_costs_nothing_and_the_next_run_delivers(project: Path) -> None:
-    unreachable = settings(uri=f"http://127.0.0.1:{closed_port()}", drain_timeout=0)
-    tracker = start_tracker("sft", unreachable, project / "out")
-    started = time.monotonic()
-    for step in range(1000):
-        tracker.log({"train/loss": 1.0}, step=step)
-    assert time.monotonic() - started < 2
-    tracker.finish()
-    assert time.monotonic() - started < 40  # told by the sender's error, not by finish_timeout
-    (folder,) = waiting(project)
-    assert "delivery failed" in (project / ".spool" / folder / "sender.log").read_text()
-
-    start_tracker("rl", settings(), project / "out").finish()
-    wait_for(lambda: waiting(project) == [])
-    found = runs(project)
-    assert found["sft"].info.status == found["rl"].info.status == "FINISHED"
-    history = client(project).get_metric_history(found["sft"].info.run_id, "train/loss")
-    assert sorted(point.step for point in history) == list(range(1000))
-
-
-def test_a_killed_run_is_marked(project: Path) -> None:
+def test_a_killed_run_is_marked(ready: Path) -> None:
     assert stage("rl", "killed").wait() == -signal.SIGKILL
-    wait_for(lambda: waiting(project) == [])
-    run = runs(project)["rl"]
+    wait_for(lambda: waiting(ready) == [])
+    run = runs(ready)["rl"]
     assert run.info.status == "KILLED"
     assert run.data.metrics == {"train/loss": 0.5}
 
@@ -165,21 +136,6 @@ def test_six_at_once_on_a_fresh_store(project: Path, monkeypatch: pytest.MonkeyP
     assert all(found[name].data.metrics == {"train/loss": 0.5} for name in names)
 
 
-def test_a_line_that_was_cut_short_waits(project: Path) -> None:
-    spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
-    with (spool.folder / EVENTS).open("a") as file:
-        file.write('{"event": "met')
-    events, offset = read_events(spool.folder, 0)
-    assert [event["event"] for event in events] == ["start"]
-    with (spool.folder / EVENTS).open("a") as file:
-        file.write('rics", "step": 1}\n')
-        file.write('{"event": "met{"event": "metrics", "step": 2}\n')  # the disk was full for a moment
-        file.write('{"event": "metrics", "step": 3}\n')
-    events, _ = read_events(spool.folder, offset)
-    assert [event["step"] for event in events] == [1, 3]
-    spool.close()
-
-
 def test_other_ranks_and_no_tracking_leave_no_spool(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = start_tracker("sft", settings(enabled=False), project / "out")
     tracker.log({"train/loss": 1.0}, step=1)
@@ -192,8 +148,3 @@ def test_other_ranks_and_no_tracking_leave_no_spool(project: Path, monkeypatch: 
     tracker.finish()
     assert list((project / "out").iterdir()) == []
     assert not (project / ".spool").exists()
-
-
-def start_event() -> dict:
-    fields = {"event": "start", "time": 1_700_000_000_000, "stage": "sft", "name": "sft", "parent": None}
-    return fields | {"params": {"seed": "1"}, "tags": {}, "config": "seed: 1\n"}

@@ -75,9 +75,9 @@ def free(path: Path) -> int:
     return shutil.disk_usage(next(each for each in [path, *path.parents] if each.exists())).free
 
 
-def gigabytes(amount: int) -> str:
+def amount(size: int) -> str:
     """For people."""
-    return f"{amount / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager
@@ -95,11 +95,11 @@ def writing(path: Path, needed: int, then: Callable[[], str]) -> Iterator[None]:
         code, name = found
         places = [Path(name)] if name else [path, Path(HF_HOME), Path(tempfile.gettempdir())]
         where = min(places, key=free) if code in FULL else places[0]
-        wish = f"up to {gigabytes(needed)} are needed and " if needed else ""
-        amounts = f": {wish}{gigabytes(free(where))} are free"
+        wish = f"up to {amount(needed)} are needed and " if needed else ""
+        room = f": {wish}{amount(free(where))} are free"
         remedy = REFUSED.get(code, "make room")
         raise Unwritable(
-            f"{where}: {os.strerror(code)}{amounts if code in FULL else ''}; {remedy}, and {then()}"
+            f"{where}: {os.strerror(code)}{room if code in FULL else ''}; {remedy}, and {then()}"
         ) from error
 
 

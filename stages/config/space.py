@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from stages.config.compose import ROOT
 from stages.config.errors import UserError
 from stages.config.validate import needs_reward_model
-from stages.disk import free, gigabytes, size
+from stages.disk import amount, free, size
 
 EMBEDDED_PARAMETERS = 134_515_008
 BYTES = 4  # outputs and checkpoints are float32
@@ -38,10 +38,10 @@ def check_room(stages: Sequence[str], config: DictConfig, where: Path, kept: Seq
         return
     needed, there = room(stages, config), size(kept)
     if free(where) + there < needed:
-        more = f", beside {gigabytes(there)} of checkpoints," if there else ""
+        more = f", beside {amount(there)} of checkpoints," if there else ""
         raise UserError(
-            f"not enough disk space for {', '.join(stages)}: up to {gigabytes(needed - there)} are needed{more} and "
-            f"{where} has {gigabytes(free(where))}; make room, or set run.check_space=false"
+            f"not enough disk space for {', '.join(stages)}: up to {amount(needed - there)} are needed{more} and "
+            f"{where} has {amount(free(where))}; make room, or set run.check_space=false"
         )
 
 

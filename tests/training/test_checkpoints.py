@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from stages.config.compose import ROOT
 from stages.training.checkpoints import Checkpoints
 from stages.training.seal import seal
 from tests.algorithms.tiny import examples_of, make, settings_of
@@ -273,3 +278,29 @@ def test_two_are_kept_and_the_newest_is_taken_by_number(tmp_path: Path):
         checkpoints.save(step, {"metrics": [step]})
     assert names(tmp_path) == ["step-10", "step-9"]
     assert checkpoints.restore() == (10, {"metrics": [10]})
+
+
+def test_two_processes_take_the_same_checkpoint(tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "tests.training.two_processes", str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert (tmp_path / "fine-0").exists() and (tmp_path / "fine-1").exists(), "\n".join(outputs)
+    assert "step-3 cannot be used (weights.safetensors is damaged)" in outputs[0]
+    assert "step-3 cannot be used (another process cannot read it)" in outputs[0]
+    assert "cannot be used" not in outputs[1]  # one of them says it

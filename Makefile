@@ -12,7 +12,7 @@ PORT ?= 5000
 # `accelerate-launch`, which dvc.yaml names, must be the one of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test ui check bench lint clean
+.PHONY: help setup repro test chaos ui check bench lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(READY_DEV) ## lint, types, and every test
 	@$(MAKE) --no-print-directory lint
 	@# Two files at a time, on a core each: most of a test is the start of a process.
 	@OMP_NUM_THREADS=1 TREELINE_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: $(READY_DEV) ## kill stages at random moments, over and over: the bits must not differ (CHAOS_ROUNDS=30)
+	@OMP_NUM_THREADS=1 TREELINE_THREADS=1 $(BIN)/python -m pytest -m chaos --timeout 0 -s
 
 ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for another port)
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port $(PORT)

@@ -26,6 +26,7 @@ from stages.data.positions import check_length, max_positions
 from stages.data.roles import ROLES
 from stages.dispatch import reported
 from stages.graph import dependencies, graph
+from stages.workspace import CHECKPOINTS
 
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # Accelerate's names
 
@@ -39,7 +40,7 @@ def check(overrides: list[str]) -> None:
     check_files(config)
     check_model(config)
     check_lengths(config)
-    check_room(list(graph()), config, ROOT / "data")
+    check_room(list(graph()), config, ROOT / "data", [CHECKPOINTS / stage for stage in graph()])
 
 
 def check_launch(config: DictConfig) -> None:

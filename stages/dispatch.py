@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from stages.config.compose import CONF, ROOT, check_overrides, compose_config
 from stages.config.errors import UserError
 from stages.config.validate import validate
+from stages.disk import writing
 from stages.graph import downstream
 from stages.guard import DISPATCHER
 from stages.progress import quiet_libraries
@@ -52,8 +53,9 @@ def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]
 
         @functools.wraps(body)
         def main() -> None:
-            _prepare_process()
-            enter()
+            with reported():
+                _prepare_process()
+                enter()
 
         return main
 
@@ -85,7 +87,8 @@ def _prepare_process() -> None:
 def reported() -> Iterator[None]:
     """What a user can mend is told in one line, with exit code 2."""
     try:
-        yield
+        with writing(ROOT, 0, lambda: "start it again"):
+            yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

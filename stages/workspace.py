@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 
 from stages.config.compose import ROOT
 from stages.config.errors import UserError
-from stages.config.space import check_space
+from stages.config.space import check_space, room
 from stages.config.validate import validate
+from stages.disk import remove, removed, sweep, write_out, writing
 from stages.graph import dependencies, fingerprint
 from stages.guard import lock, stop_with_parent
 from stages.machine import use_all_cores
@@ -28,6 +29,7 @@ from stages.tracking.tracker import Tracker
 
 CHECKPOINTS = ROOT / ".checkpoints"
 REFERENCES = CHECKPOINTS / "reference"  # what references gave, for every run that asks for the same
+CHECKPOINT = "step-"  # and how many steps it has seen
 METRICS = "metrics.json"
 
 
@@ -57,10 +59,14 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
         validate(config)
         inputs = {needed: input_folder(config, needed) for needed in dependencies(name, config).inputs}
         final = _output(name)
-        check_space(name, config, final)
         checkpoints = CHECKPOINTS / name / fingerprint(name, config, inputs)
+        check_space(name, config, final, [checkpoints, removed(checkpoints), _partial(final), removed(final)])
         held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f"{final.name}.lock")
-        with lock(held, name), lock(checkpoints.with_suffix(".lock"), name):
+        with (
+            writing(final, room([name], config), lambda: continuation(checkpoints)),
+            lock(held, name),
+            lock(checkpoints.with_suffix(".lock"), name),
+        ):
             yield from _run(name, config, final, checkpoints)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,15 +78,18 @@ def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Itera
     use_all_cores()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main = int(os.environ.get("RANK", "0")) == 0
-    partial = final.with_name(f".{final.name}.partial")
+    partial = _partial(final)
     if main:
+        shutil.rmtree(removed(final), ignore_errors=True)
+        sweep(checkpoints.parent)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     tracker = start_tracker(name, config, partial)
     try:
         yield Stage(name, config, partial, checkpoints, tracker, main)
     except BaseException as error:
-        tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        with suppress(OSError):  # the disk may be what has failed
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if main:
             shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -88,18 +97,16 @@ def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Itera
     if main:
         _write_metrics(partial)
         write_out(*partial.rglob("*"), partial)
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final)
         partial.rename(final)
         write_out(final.parent)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        remove(checkpoints)
 
 
-def write_out(*paths: Path) -> None:
-    """Wait until files, or the names in folders, are on the disk, for a power cut to leave them."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+def continuation(checkpoints: Path) -> str:
+    """What a user may expect after a failure."""
+    found = any(checkpoints.glob(f"{CHECKPOINT}*"))
+    return f"the next run {'goes on from the last checkpoint' if found else 'begins this stage again'}"
 
 
 def _write_metrics(output: Path) -> None:
@@ -107,6 +114,11 @@ def _write_metrics(output: Path) -> None:
     if not (output / METRICS).exists():
         last = {name: points[-1][1] for name, points in sorted(read_curves(output / CURVES).items())}
         (output / METRICS).write_text(json.dumps(last, indent=2) + "\n")
+
+
+def _partial(final: Path) -> Path:
+    """Where an output is written until it is whole; whatever a killed run left there is nothing."""
+    return final.with_name(f".{final.name}.partial")
 
 
 def _by_dvc() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from stages.config.compose import ROOT
 from stages.config.errors import UserError
 from stages.config.validate import needs_reward_model
+from stages.disk import amount, free, size
 
 EMBEDDED_PARAMETERS = 134_515_008
 BYTES = 4  # outputs and checkpoints are float32
@@ -23,26 +23,33 @@ COPIES = 2  # the output, and DVC's cache where the file system has no reflinks
 MARGIN = 64 * 2**20  # data, curves, reports
 
 
-def check_space(stage: str, config: DictConfig, where: Path) -> None:
-    """Raise UserError where `stage` would not find the room that it needs; a model of unknown size needs none."""
-    check_room([stage], config, where)
+def check_space(stage: str, config: DictConfig, where: Path, kept: Sequence[Path] = ()) -> None:
+    """Raise UserError where `stage` would not find the room that it needs; a model of unknown size needs none.
+
+    What lies in the folders `kept` gives its room to what is going to be written: checkpoints to go on from, half an
+    output.
+    """
+    check_room([stage], config, where, kept)
 
 
-def check_room(stages: Sequence[str], config: DictConfig, where: Path) -> None:
+def check_room(stages: Sequence[str], config: DictConfig, where: Path, kept: Sequence[Path] = ()) -> None:
     """The same for several stages that run one after the other."""
     if not config.run.check_space:
         return
-    models = parameters(config) * BYTES
-    outputs = sum(_outputs(stage, config) for stage in stages) * COPIES
-    # Adam's two moments beside the weights, and while one checkpoint is written the older one is still there.
-    scratch = max(_checkpoints(stage, config) for stage in stages)
-    needed = MARGIN + models * (outputs + scratch)
-    free = shutil.disk_usage(next(path for path in [where, *where.parents] if path.exists())).free
-    if free < needed:
+    needed, there = room(stages, config), size(kept)
+    if free(where) + there < needed:
+        more = f", beside {amount(there)} of checkpoints," if there else ""
         raise UserError(
-            f"not enough disk space for {', '.join(stages)}: up to {_gb(needed)} are needed and {where} has "
-            f"{_gb(free)}; make room, or set run.check_space=false"
+            f"not enough disk space for {', '.join(stages)}: up to {amount(needed - there)} are needed{more} and "
+            f"{where} has {amount(free(where))}; make room, or set run.check_space=false"
         )
+
+
+def room(stages: Sequence[str], config: DictConfig) -> int:
+    """The bytes that these stages need at most, one after the other."""
+    outputs = sum(_outputs(stage, config) for stage in stages) * COPIES
+    scratch = max(_checkpoints(stage, config) for stage in stages)
+    return MARGIN + parameters(config) * BYTES * (outputs + scratch)
 
 
 def _trains(stage: str, config: DictConfig) -> bool:
@@ -57,7 +64,8 @@ def _outputs(stage: str, config: DictConfig) -> int:
 
 
 def _checkpoints(stage: str, config: DictConfig) -> int:
-    return (2 if config.model.lora else 6) if _trains(stage, config) else 0
+    """Two checkpoints, of what is trained and Adam's two moments of it. Adapters are less than a sixth of a model."""
+    return (1 if config.model.lora else 6) if _trains(stage, config) else 0
 
 
 def parameters(config: DictConfig) -> int:
@@ -80,7 +88,3 @@ def _count(path: Path) -> int:
         (length,) = struct.unpack("<Q", file.read(8))
         tensors = json.loads(file.read(length))
     return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

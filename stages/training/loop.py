@@ -59,8 +59,9 @@ def train(
     meter = Meter(algorithm.policy, accelerator.device, settings.max_tokens, settings.bf16)
     spent = _fill_reference(algorithm, examples, settings, schedule, accelerator, meter)
     updates = Updates(algorithm, settings, steps, accelerator, meter, schedule.checkpoints.parent)
-    checkpoints = Checkpoints(schedule.checkpoints, accelerator)
+    checkpoints = Checkpoints(schedule.checkpoints, algorithm, updates.optimizer, accelerator)
     start, history = checkpoints.restore()
+    updates.go_on_from(start)
     tracker.load_state_dict(history)
     log_evaluation = partial(_log_evaluation, algorithm, evaluate, accelerator, tracker)
     if start:

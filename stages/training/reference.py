@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-import peft
 import torch
-import transformers
 from accelerate import Accelerator
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.algorithms.base import WithReference
@@ -31,6 +25,8 @@ from stages.models.reference_table import (
     reference_digest,
 )
 from stages.progress import progress
+from stages.training.computing import computing
+from stages.training.kept import read_table, write_table
 from stages.training.order import step_batch, total_steps
 from stages.trees import Tree
 
@@ -40,8 +36,6 @@ CODE = (
     "stages/models", "stages/layout.py", "stages/packing.py", "stages/runs.py", "stages/trees.py",
     "stages/machine.py", "stages/training/reference.py",
 )  # fmt: skip
-NAME = "logprobs"
-KEPT = 16  # tables of four bytes a completion
 
 
 def fill_reference(
@@ -63,12 +57,12 @@ def fill_reference(
     groups = microbatches_once(requests, settings.max_tokens)
     keys = [list(completion_keys(group)) for group in groups]
     path = folder / f"{_digest(algorithm.reference, keys, accelerator)}.safetensors"
-    values = _read(path, accelerator.device)
+    values = read_table(path, sum(map(len, keys)), accelerator.device)
     absent = bool(max_over_ranks(torch.tensor(int(values is None), device=accelerator.device)))
     if values is None or absent:  # all processes compute, or none
         values = _compute(algorithm.reference, groups, accelerator)
         if accelerator.is_main_process:
-            _write(path, values)
+            write_table(path, values)
     elif accelerator.is_main_process:
         log.info("the reference's log-probabilities of %d completions are known: %s", len(values), path)
     algorithm.reference.fill((key for group in keys for key in group), values)
@@ -76,18 +70,9 @@ def fill_reference(
 
 def _digest(table: ReferenceTable, keys: Sequence[Sequence[bytes]], accelerator: Accelerator) -> str:
     """Of all that the numbers follow from, how completions share microbatches included: that decides the last bits."""
-    device, precision = accelerator.device.type, accelerator.mixed_precision
-    if accelerator.device.type == "cuda":
-        device = torch.cuda.get_device_name(accelerator.device)
-    versions = [torch.__version__, transformers.__version__, peft.__version__]
-    machine = [device, precision, torch.get_num_threads()]
-    parts = [
-        reference_digest(table.policy),
-        *(path_digest(ROOT / path) for path in CODE),
-        *versions,
-        *machine,
-    ]
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode())
+    code = (path_digest(ROOT / path) for path in CODE)
+    parts = [reference_digest(table.policy), *code, *computing(accelerator).values()]
+    digest = hashlib.sha256(" ".join(parts).encode())
     for group in keys:
         digest.update(f" {len(group)} ".encode() + b"".join(group))
     return digest.hexdigest()[:16]
@@ -108,24 +93,3 @@ def _compute(
         for index in progress(mine, desc="reference", unit="microbatch", disable=silent):
             rows[index].copy_(table.score(groups[index]))
     return sum_over_ranks(values)
-
-
-def _read(path: Path, device: torch.device) -> Float[Tensor, " rows"] | None:
-    """None where there is no whole file."""
-    try:
-        values = load_file(path)[NAME].to(device)
-        path.touch()  # the tables used last are kept
-    except (OSError, SafetensorError):
-        return None
-    return values
-
-
-def _write(path: Path, values: Float[Tensor, " rows"]) -> None:
-    """Beside its place, then renamed; the tables used longest ago make room."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")  # runs of a sweep may write the same table at once
-    save_file({NAME: values.cpu()}, partial)
-    partial.rename(path)
-    with suppress(FileNotFoundError):  # another run is making room, too
-        for old in sorted(path.parent.iterdir(), key=lambda file: -file.stat().st_mtime)[KEPT:]:
-            old.unlink()

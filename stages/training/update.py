@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,7 +35,14 @@ class Updates:
         optimizer = make_optimizer(algorithm, settings)
         self.scheduler = make_scheduler(optimizer, settings, steps)
         self.module, self.optimizer = accelerator.prepare(algorithm, optimizer)
-        accelerator.register_for_checkpointing(self.scheduler)
+
+    def go_on_from(self, step: int) -> None:
+        """The schedule is a function of how many steps were taken."""
+        with warnings.catch_warnings():
+            # torch wants a step of the optimizer before: those were the killed run's
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(step):
+                self.scheduler.step()
 
     def take(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on one batch; returns its metrics. Raises NonFiniteError with the examples saved."""

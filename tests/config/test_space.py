@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.config.space import check_room, check_space, parameters
+from stages.disk import free
 from stages.graph import graph
 from tests.data.tiny import save_tiny_model
 
@@ -58,8 +59,20 @@ def test_a_model_that_the_disk_cannot_hold(tmp_path: Path) -> None:
 def test_adapters_that_are_kept_apart_need_little(tmp_path: Path) -> None:
     save_header(tmp_path, 10**7, 10**6)
     lora = ["model.lora=true", "model.merge_adapter=false", f"model.path={tmp_path}"]
-    with pytest.raises(UserError, match=r"up to 80000\.1 GB"):
+    with pytest.raises(UserError, match=r"up to 40000\.1 GB"):
         check_space("rl", config(*lora), tmp_path)
+
+
+def test_what_a_killed_run_left_makes_room_for_the_one_that_goes_on(tmp_path: Path) -> None:
+    """Half as much again is needed as is free; a checkpoint holds as much as is free."""
+    available = free(tmp_path)
+    huge = config(f"model.path={save_header(tmp_path, available * 3 // 2 // (8 * 4))}")
+    with pytest.raises(UserError, match="not enough disk space for sft"):
+        check_space("sft", huge, tmp_path, [tmp_path / "nothing"])
+    (tmp_path / "kept" / "step-20").mkdir(parents=True)
+    with (tmp_path / "kept" / "step-20" / "weights.safetensors").open("wb") as file:
+        file.truncate(available)  # says that it has this size, and takes no room
+    check_space("sft", huge, tmp_path, [tmp_path / "kept"])
 
 
 def test_an_output_folder_that_is_not_there_yet(tmp_path: Path) -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from stages.algorithms.base import WithReference
 from stages.data.examples import Example
 from stages.models.load import add_adapter
 from stages.models.logprobs import sequence_logprobs
+from stages.training.kept import KEPT, write_table
 from stages.training.order import step_batch, total_steps
-from stages.training.reference import CODE, KEPT, fill_reference
+from stages.training.reference import CODE, fill_reference
 from tests.algorithms.test_dpo import summed_logprob
 from tests.algorithms.tiny import examples_of, make, settings_of
+from tests.full_disk import file_limit
 from tests.graph.imports import closure, uncovered
 from tests.graph.project import ROOT
 from tests.models.tiny import lora, shake, tiny_llama
@@ -150,16 +155,64 @@ def swapped(example: Example) -> Example:
     return replace(example, scores=[1.0 - score for score in example.scores or []])
 
 
-@pytest.mark.parametrize("length", [0, 5, 60, -1])
-def test_a_truncated_table_is_computed_again(length: int, tmp_path: Path):
+def truncate(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def rewrite(path: Path, change: Callable[[torch.Tensor], torch.Tensor], name: str = "logprobs") -> None:
+    """The values changed, beside the digest of the old ones."""
+    with safe_open(path, "pt") as file:
+        values, metadata = file.get_tensor("logprobs"), file.metadata()
+    save_file({name: change(values)}, path, metadata)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: truncate(path, 0),
+    "cut in the header": lambda path: truncate(path, 60),
+    "cut at the end": lambda path: truncate(path, -1),
+    "a bit of a value": lambda path: flip(path, -3),
+    "a bit of the name": lambda path: flip(path, path.read_bytes().index(b"logprobs")),
+    "another name": lambda path: rewrite(path, lambda values: values, "values"),
+    "no digest": lambda path: save_file(load_file(path), path),
+    "too short": lambda path: rewrite(path, lambda values: values[:-1].clone()),
+    "too long": lambda path: rewrite(path, lambda values: torch.cat([values, values])),
+    "float64": lambda path: rewrite(path, lambda values: values.double()),
+    "two dimensions": lambda path: rewrite(path, lambda values: values[None].clone()),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_table_is_computed_again_and_named(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     values = Counted("dpo").fill(tmp_path).reference.values
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    path.write_bytes(whole[:length])
+    DAMAGE[damage](path)
     again = Counted("dpo")
     assert torch.equal(again.fill(tmp_path).reference.values, values)
     assert again.forwards > 0
-    assert path.read_bytes() == whole
+    assert f"the reference's table {path} cannot be used" in caplog.text
+    assert path.is_dir() or path.read_bytes() == whole
+
+
+def test_where_no_table_can_be_kept_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    values = torch.zeros(100_000)
+    with file_limit(2**16):
+        write_table(tmp_path / "full" / "table.safetensors", values)
+    assert "is not kept for other runs" in caplog.text and "File too large" in caplog.text
+    assert list((tmp_path / "full").iterdir()) == []
+    caplog.clear()
+    (tmp_path / "file").write_text("")
+    write_table(tmp_path / "file" / "table.safetensors", values)
+    assert "is not kept for other runs" in caplog.text
 
 
 def test_a_table_is_kept_for_the_code_that_computed_it():

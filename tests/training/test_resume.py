@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
 from stages.models.load import add_adapter, load_model, save_model
 from stages.models.one_backbone import attach_reward_model
 from stages.models.reward import RewardModel
-from stages.training.checkpoints import Checkpoints
 from tests.algorithms.tiny import ALGORITHMS, examples_of, make, settings_of
 from tests.data.tiny import tiny_tokenizer
 from tests.models.tiny import lora, shake, tiny_llama
@@ -30,6 +29,10 @@ SEVERAL_PASSES = {
     "grpo": {"num_iterations": 2, "num_mini_batches": 2},
     "rloo": {"num_iterations": 2, "num_mini_batches": 2},
 }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 class Killed(BaseException):
@@ -73,8 +76,10 @@ def test_resumed_run_ends_with_the_same_bits(name: str, adapters: bool, tmp_path
     """Killed in step 5, after the checkpoint of step 4: DPO's, GRPO's and PPO's reference is still that of step 0."""
     whole, log = go(name, tmp_path / "whole", fresh(name, adapters))
     go(name, tmp_path / "cut", fresh(name, adapters), dies_at=5)
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step-4"]
-    torch.manual_seed(99)  # a new process has another state
+    assert names(tmp_path / "cut") == ["step-2", "step-4"]
+    random.seed(99)  # a new process has another state, and no checkpoint says which the old one had
+    np.random.seed(99)
+    torch.manual_seed(99)
     resumed, resumed_log = go(name, tmp_path / "cut", fresh(name, adapters))
 
     start = fresh(name, adapters).state_dict()
@@ -118,34 +123,3 @@ def test_ppo_on_one_backbone_resumes_with_the_same_bits(tmp_path: Path):
     for metric in ("objective/scores", "objective/kl_k1"):
         assert resumed_log.curve(metric) == log.curve(metric)
     assert log.curve("objective/kl_k1")[1] == 0  # policy and reference begin as one, to the last bit
-
-
-def test_a_partial_checkpoint_is_ignored_and_swept_away(tmp_path: Path):
-    accelerator = Accelerator(cpu=True)
-    module = accelerator.prepare(torch.nn.Linear(2, 2))
-    checkpoints = Checkpoints(tmp_path, accelerator)
-    assert checkpoints.restore() == (0, {"metrics": []})
-    checkpoints.save(3, {"metrics": [1]})
-    with torch.no_grad():
-        module.weight.fill_(7.0)
-    broken = tmp_path / "partial-6"
-    broken.mkdir()
-    (broken / "model.safetensors").write_bytes(b"half a fi")
-    assert checkpoints.restore() == (3, {"metrics": [1]})
-    assert not (module.weight == 7.0).any()
-    checkpoints.save(6, {"metrics": [1, 2]})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-6"]
-    assert json.loads((tmp_path / "step-6" / "tracker.json").read_text()) == {"metrics": [1, 2]}
-
-
-def test_the_newest_of_two_is_taken_by_number(tmp_path: Path):
-    """A run killed between the renaming and the sweeping leaves two: step 10 is after step 9."""
-    accelerator = Accelerator(cpu=True)
-    accelerator.prepare(torch.nn.Linear(2, 2))
-    checkpoints = Checkpoints(tmp_path, accelerator)
-    checkpoints.save(9, {"metrics": []})
-    (tmp_path / "step-9").rename(tmp_path / "aside")
-    checkpoints.save(10, {"metrics": [10]})
-    Checkpoints(tmp_path / "other", accelerator).save(9, {"metrics": []})
-    (tmp_path / "other" / "step-9").rename(tmp_path / "step-9")
-    assert checkpoints.restore() == (10, {"metrics": [10]})

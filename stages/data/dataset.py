@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from stages.config.errors import UserError
+from stages.data.answers import answer_check
 from stages.data.columns import Columns
 from stages.data.encoder import Encoder
 from stages.data.examples import Example
@@ -63,7 +64,8 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
         records = list(_records(dataset, iter(rows), Columns(own.columns, f"data.{role}.columns")))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
-    _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings))
+    check = answer_check(settings.verifier, records)
+    _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings), check)
     if not dataset.examples:
         reasons = ", ".join(f"{count} for: {reason}" for reason, count in dataset.dropped.items())
         raise UserError(
@@ -119,11 +121,18 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
     return unique
 
 
-def _encode(dataset: Dataset, records: list[Record], encoder: Encoder, limits: Limits) -> None:
+def _encode(
+    dataset: Dataset,
+    records: list[Record],
+    encoder: Encoder,
+    limits: Limits,
+    check: Callable[[Record], None],
+) -> None:
     with _bar(records, f"{dataset.role}: tokens") as shown:
         for record in shown:
             encoder.check(record)
             try:
+                check(record)
                 whole = encoder.encode(record)
                 tree = limits.fit(whole)
             except LeftOut as error:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from stages.data.examples import Example
 from stages.data.formats import Format, detect, parse
 from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
+from stages.data.problems import COLUMNS as PROBLEM_COLUMNS
 from stages.data.records import BadRow, LeftOut, Record, Row
 from stages.data.roles import TAKE, check_labels, group_unpaired
 from stages.data.settings import DataSettings, RoleSettings
@@ -72,6 +73,17 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
             f"data.{role}: none of the {dataset.read} rows of {dataset.source} is left; dropped {reasons}"
         )
     return dataset
+
+
+def known_records(role: str, settings: DataSettings, seed: int) -> Iterator[Record] | None:
+    """A role's records where they can be had at once, without bad rows: of generated problems one, of the hub None."""
+    own: RoleSettings = getattr(settings, role)
+    if own.source == "hub":
+        return None
+    if own.source == "reasoning_gym":
+        return iter([Record("", [], columns=dict.fromkeys(PROBLEM_COLUMNS))])
+    dataset = Dataset(role, describe(own), drop_bad_rows=True)
+    return _records(dataset, read_rows(role, own, seed), Columns(own.columns, f"data.{role}.columns"))
 
 
 def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterator[Record]:
@@ -141,6 +153,9 @@ def _encode(
             dataset.truncated += tree is not whole
             dataset.openings.append(record.opening)
             dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
+    # What one row has, all have: else a reward function would lack a column in some batches.
+    every = dict.fromkeys(column for example in dataset.examples for column in example.columns)
+    dataset.examples = [replace(each, columns={**every, **each.columns}) for each in dataset.examples]
 
 
 def _bar(items: Iterable, description: str) -> tqdm:

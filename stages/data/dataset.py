@@ -67,6 +67,9 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
         raise UserError(f"data.{role}: {dataset.source} is empty")
     check = answer_check(settings.verifier, records)
     _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings), check)
+    # What one row has, all have: else a reward function would lack a column in some batches.
+    every = dict.fromkeys(column for example in dataset.examples for column in example.columns)
+    dataset.examples = [replace(each, columns={**every, **each.columns}) for each in dataset.examples]
     if not dataset.examples:
         reasons = ", ".join(f"{count} for: {reason}" for reason, count in dataset.dropped.items())
         raise UserError(
@@ -91,6 +94,9 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
     for row in rows:
         dataset.read += 1
         digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+        if row.bad:
+            dataset.leave_out(BadRow(row.bad), row.where)
+            continue
         if known is None:
             known = detect(row, columns)
         try:
@@ -153,9 +159,6 @@ def _encode(
             dataset.truncated += tree is not whole
             dataset.openings.append(record.opening)
             dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
-    # What one row has, all have: else a reward function would lack a column in some batches.
-    every = dict.fromkeys(column for example in dataset.examples for column in example.columns)
-    dataset.examples = [replace(each, columns={**every, **each.columns}) for each in dataset.examples]
 
 
 def _bar(items: Iterable, description: str) -> tqdm:

@@ -17,7 +17,14 @@ from stages.data.examples import read_examples
 from stages.prepare import prepare
 from tests.data.tiny import ROOT, make_config, save_tiny_model, write_jsonl
 
-FILES = ["model.json", "preference.jsonl", "preference_test.jsonl", "prompt.jsonl", "prompt_test.jsonl"]
+FILES = [
+    "examples.html",
+    "model.json",
+    "preference.jsonl",
+    "preference_test.jsonl",
+    "prompt.jsonl",
+    "prompt_test.jsonl",
+]
 FILES += ["report.json", "sft.jsonl", "sft_test.jsonl"]
 
 

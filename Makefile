@@ -12,7 +12,7 @@ PORT ?= 5000
 # `accelerate-launch`, which dvc.yaml names, must be the one of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test chaos ui check bench lint clean
+.PHONY: help setup repro test chaos ui check show bench lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ ui: $(READY) ## browse all runs in MLflow at http://localhost:5000 (PORT=... for
 
 check: $(READY) ## look for mistakes in params.yaml, without running anything
 	@$(BIN)/python -m stages.check && echo "params.yaml is fine"
+
+show: $(READY) ## print a few examples as the model will see them (ROLE=sft for one role)
+	@$(BIN)/python -m stages.show $(ROLE)
 
 bench: $(READY) $(PEERS:=/.ready) ## measure against TRL, which gets environments of its own: WORK=dpo for one line
 	@$(BIN)/python -m benchmarks.bench $(WORK)

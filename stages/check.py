@@ -1,4 +1,5 @@
-"""The door, before `dvc repro`: everything that can be known to be wrong without reading data or loading a model.
+"""The door, before `dvc repro`: everything that can be known to be wrong without loading a model, or reading data (but
+for the columns that rewards need).
 
 `python -m stages.check [key=value ...]` exits with 2 and one line where something is wrong. prepare, the first stage,
 checks the data in the same way before it writes.
@@ -21,11 +22,14 @@ from stages.config.errors import UserError
 from stages.config.space import check_room
 from stages.config.validate import needs_reward_model, validate
 from stages.data.base_model import check_location, read_base_model
+from stages.data.dataset import known_records
 from stages.data.nearest import nearest
 from stages.data.positions import check_length, max_positions
 from stages.data.roles import ROLES
+from stages.data.settings import DataSettings
 from stages.dispatch import reported
 from stages.graph import dependencies, graph
+from stages.rewards.check import check_data
 from stages.workspace import CHECKPOINTS
 
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # Accelerate's names
@@ -40,6 +44,7 @@ def check(overrides: list[str]) -> None:
     check_files(config)
     check_model(config)
     check_lengths(config)
+    check_reward_columns(config)
     check_room(list(graph()), config, ROOT / "data", [CHECKPOINTS / stage for stage in graph()])
 
 
@@ -133,6 +138,12 @@ def check_lengths(config: DictConfig) -> None:
             check_length(
                 {"data.max_prompt_length": config.data.max_prompt_length, key: max_new_tokens}, limit
             )
+
+
+def check_reward_columns(config: DictConfig) -> None:
+    """The columns that rewards need, as far as rows can be had at once; prepare looks again at those of the hub."""
+    settings = DataSettings.model_validate(OmegaConf.to_container(config.data, resolve=True))
+    check_data(config, lambda role: known_records(role, settings, config.seed))
 
 
 def main() -> None:

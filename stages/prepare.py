@@ -18,6 +18,7 @@ from stages.data.encoder import Encoder
 from stages.data.examples import write_examples
 from stages.data.holdout import hold_out
 from stages.data.positions import check_length, max_positions
+from stages.data.preview import write_preview
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
@@ -35,6 +36,7 @@ def main(run: Stage) -> None:
     for role in ROLES:
         run.tracker.log_dataset(role, report[role]["digest"], report[role]["read"])
     run.tracker.log_artifact(run.output / "report.json")
+    run.tracker.log_artifact(run.output / "examples.html")
 
 
 def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
         write_examples(output / f"{dataset.role}_test.jsonl", split.test)
         report[dataset.role] = describe_role(dataset, split)
         log.info(summary(dataset.role, report[dataset.role]))
+    write_preview(output / "examples.html", tokenizer, {role: splits[role].train for role in ROLES})
     (output / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if model.embedded:
         log.info("model: importing the embedded weights, about 20 seconds")

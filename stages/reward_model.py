@@ -21,6 +21,7 @@ from stages.dispatch import entry
 from stages.models.load import save_model
 from stages.models.reward import RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
+from stages.rewards.scores import check_finite
 from stages.training.heldout import mean_losses
 from stages.training.preferences import load_preferences
 from stages.training.session import make_accelerator, run_training
@@ -68,9 +69,11 @@ def new_reward_model(kind: str, sft: Path, model: DictConfig, seed: int) -> Rewa
 
 def normalize(model: RewardModel, rows: Sequence[Example], max_tokens: int, accelerator: Accelerator) -> None:
     """Set mean 0 and deviation 1 on completions of the preference data (Huang et al. 2024, detail 8)."""
-    trees = [example.tree for example in rows[:512]]
+    rows = rows[:512]
+    trees = [example.tree for example in rows]
     with accelerator.autocast():
         scores = model.eval().score(trees, max_tokens)
+    check_finite("reward_model", scores.tolist(), rows, trees)
     model.config.reward_mean = float(scores.mean())
     model.config.reward_std = float(scores.std().clamp(min=1e-6))
 

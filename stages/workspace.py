@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from stages.config.compose import ROOT
 from stages.config.errors import UserError
 from stages.config.space import check_space, room
 from stages.config.validate import validate
+from stages.data.examples import iter_examples
 from stages.disk import remove, removed, sweep, write_out, writing
 from stages.graph import dependencies, fingerprint
 from stages.guard import lock, stop_with_parent
@@ -58,6 +60,8 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
     try:
         validate(config)
         inputs = {needed: input_folder(config, needed) for needed in dependencies(name, config).inputs}
+        if "prepare" in inputs:
+            _check_rewards(config, inputs["prepare"])
         final = _output(name)
         checkpoints = CHECKPOINTS / name / fingerprint(name, config, inputs)
         check_space(name, config, final, [checkpoints, removed(checkpoints), _partial(final), removed(final)])
@@ -71,6 +75,13 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _check_rewards(config: DictConfig, prepared: Path) -> None:
+    """The columns that rewards need are there: sft need not be trained to find that out. By name and not by import, for
+    what is only checked here is no part of what a stage computes."""
+    check_data = get_method("stages.rewards.check.check_data")
+    check_data(config, lambda role: iter_examples(prepared / f"{role}.jsonl"))
 
 
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:

@@ -15,7 +15,7 @@ from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.data import base_model
 from stages.data.base_model import find_base_model, write_base_model
-from tests.data.tiny import ROOT, save_tiny_model
+from tests.data.tiny import ROOT, save_tiny_model, write_jsonl
 
 
 @pytest.fixture
@@ -154,3 +154,26 @@ def test_what_is_longer_than_the_model_s_positions_is_refused(tmp_path: Path, ov
     check.check_lengths(compose_config([*own, "rl.grpo.max_new_tokens=101"]))  # which is not chosen
     with pytest.raises(UserError, match=re.escape(LENGTHS[override])):
         check.check_lengths(compose_config([*own, override]))
+
+
+def test_columns_that_rewards_need_are_looked_for_in_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "door_check.py").write_text(
+        "def cites(completions, source): return [1.0 for _ in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_jsonl(
+        tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": ""}, {"prompt": "b", "source": "c"}]
+    )
+    config = compose_config(["rl.algo=grpo", "data.prompt.source=files", f"data.prompt.path={path}"])
+    config.rl.grpo.rewards = {"door_check:cites": 1.0}
+    check.check_reward_columns(config)
+    write_jsonl(path, [{"prompt": "a", "sources": "c"}])
+    with pytest.raises(UserError, match="^data.prompt: reward .* needs the column 'source'; did you mean"):
+        check.check_reward_columns(config)
+    config.data.prompt.source = "hub"  # not fetched here: sft looks before it trains
+    check.check_reward_columns(config)
+    config.data.prompt.source = "reasoning_gym"
+    with pytest.raises(UserError, match="needs the column 'source'; known are answer, .*metadata"):
+        check.check_reward_columns(config)

@@ -17,7 +17,14 @@ from stages.data.examples import read_examples
 from stages.prepare import prepare
 from tests.data.tiny import ROOT, make_config, save_tiny_model, write_jsonl
 
-FILES = ["model.json", "preference.jsonl", "preference_test.jsonl", "prompt.jsonl", "prompt_test.jsonl"]
+FILES = [
+    "examples.html",
+    "model.json",
+    "preference.jsonl",
+    "preference_test.jsonl",
+    "prompt.jsonl",
+    "prompt_test.jsonl",
+]
 FILES += ["report.json", "sft.jsonl", "sft_test.jsonl"]
 
 
@@ -94,6 +101,34 @@ def test_bad_rows_are_dropped_on_request(model: Path, tmp_path: Path) -> None:
     rows = [*pairs(), {"prompt": "p", "chosen": "same", "rejected": "same"}]
     report = run(model, tmp_path / "out", rows, "data.bad_rows=drop")
     assert report["preference"]["dropped"] == {"chosen is equal to rejected": 1}
+
+
+def test_rows_that_hold_what_no_row_should_are_bad_rows(model: Path, tmp_path: Path) -> None:
+    bad = [{"prompt": "q \ud83d", "chosen": "a", "rejected": "b"}]
+    with pytest.raises(
+        UserError, match="line 1: holds a lone surrogate, .*; mend or remove the row, or set data.bad_rows"
+    ):
+        run(model, tmp_path / "one", [*bad, *pairs()])
+    report = run(model, tmp_path / "two", [*bad, *pairs()], "data.bad_rows=drop")
+    assert report["sft"]["dropped"] == {"holds a lone surrogate, half of a character": 1}
+    assert (report["sft"]["read"], report["sft"]["kept"]) == (7, 6)
+
+
+def test_a_column_of_some_rows_is_nothing_in_the_others(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path / "out", [*pairs(), {"prompt": "p", "chosen": "a", "rejected": "b", "source": "s"}])
+    for name in ("prompt", "prompt_test"):
+        for example in read_examples(tmp_path / "out" / f"{name}.jsonl"):
+            assert example.columns["source"] in (None, "s") and "id" in example.columns
+
+
+def test_answers_that_cannot_be_judged_name_row_and_column(model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "answer": answer} for i, answer in enumerate(["1", "2", "3:30", "4", "5"])]
+    own = ("data.verifier=numeric", "data.sft.source=reasoning_gym", "data.sft.size=9")
+    message = r"line 3: column 'answer': the answer '3:30' is not one number; .*data.bad_rows: drop"
+    with pytest.raises(UserError, match=message):
+        run(model, tmp_path / "one", rows, *own)
+    report = run(model, tmp_path / "two", rows, *own, "data.bad_rows=drop")
+    assert report["prompt"]["dropped"] == {"the answer is not one number": 1}
 
 
 def test_labels_of_a_prompt_are_put_together_and_lone_ones_stay(model: Path, tmp_path: Path) -> None:

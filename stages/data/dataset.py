@@ -6,18 +6,20 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
 from stages.config.errors import UserError
+from stages.data.answers import answer_check
 from stages.data.columns import Columns
 from stages.data.encoder import Encoder
 from stages.data.examples import Example
 from stages.data.formats import Format, detect, parse
 from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
+from stages.data.problems import COLUMNS as PROBLEM_COLUMNS
 from stages.data.records import BadRow, LeftOut, Record, Row
 from stages.data.roles import TAKE, check_labels, group_unpaired
 from stages.data.settings import DataSettings, RoleSettings
@@ -63,7 +65,11 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
         records = list(_records(dataset, iter(rows), Columns(own.columns, f"data.{role}.columns")))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
-    _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings))
+    check = answer_check(settings.verifier, records)
+    _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings), check)
+    # What one row has, all have: else a reward function would lack a column in some batches.
+    every = dict.fromkeys(column for example in dataset.examples for column in example.columns)
+    dataset.examples = [replace(each, columns={**every, **each.columns}) for each in dataset.examples]
     if not dataset.examples:
         reasons = ", ".join(f"{count} for: {reason}" for reason, count in dataset.dropped.items())
         raise UserError(
@@ -72,11 +78,25 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
     return dataset
 
 
+def known_records(role: str, settings: DataSettings, seed: int) -> Iterator[Record] | None:
+    """A role's records where they can be had at once, without bad rows: of generated problems one, of the hub None."""
+    own: RoleSettings = getattr(settings, role)
+    if own.source == "hub":
+        return None
+    if own.source == "reasoning_gym":
+        return iter([Record("", [], columns=dict.fromkeys(PROBLEM_COLUMNS))])
+    dataset = Dataset(role, describe(own), drop_bad_rows=True)
+    return _records(dataset, read_rows(role, own, seed), Columns(own.columns, f"data.{role}.columns"))
+
+
 def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterator[Record]:
     digest, known = hashlib.sha256(), None
     for row in rows:
         dataset.read += 1
         digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+        if row.bad:
+            dataset.leave_out(BadRow(row.bad), row.where)
+            continue
         if known is None:
             known = detect(row, columns)
         try:
@@ -119,11 +139,18 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
     return unique
 
 
-def _encode(dataset: Dataset, records: list[Record], encoder: Encoder, limits: Limits) -> None:
+def _encode(
+    dataset: Dataset,
+    records: list[Record],
+    encoder: Encoder,
+    limits: Limits,
+    check: Callable[[Record], None],
+) -> None:
     with _bar(records, f"{dataset.role}: tokens") as shown:
         for record in shown:
             encoder.check(record)
             try:
+                check(record)
                 whole = encoder.encode(record)
                 tree = limits.fit(whole)
             except LeftOut as error:

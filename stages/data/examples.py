@@ -40,10 +40,11 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 def read_examples(path: Path) -> list[Example]:
     """The examples of a file that `write_examples` wrote."""
-    return list(_lines(path))
+    return list(iter_examples(path))
 
 
-def _lines(path: Path) -> Iterator[Example]:
+def iter_examples(path: Path) -> Iterator[Example]:
+    """The same, one by one."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield _from_json(json.loads(line))

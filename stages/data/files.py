@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import logging
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from stages.config.errors import UserError
+from stages.data.json_files import read_json, read_jsonl
 from stages.data.records import Row
+from stages.data.tables import read_csv, read_parquet
 
 Reader = Callable[[Path, set[str]], Iterator[Row]]
+LFS = b"version https://git-lfs.github.com/spec/"
+GZIP = b"\x1f\x8b"
+NAMED = 5  # files of other kinds that the log names
+
+log = logging.getLogger(__name__)
 
 
 def read_files(path: Path, text_columns: set[str]) -> Iterator[Row]:
@@ -25,7 +27,13 @@ def read_files(path: Path, text_columns: set[str]) -> Iterator[Row]:
     Raises UserError naming the file, and the line where there are lines.
     """
     for file in _files(path):
-        yield from READERS[_suffix(file)](file, text_columns)
+        try:
+            _check_head(file)
+            yield from READERS[_suffix(file)](file, text_columns)
+        except (EOFError, zlib.error) as error:
+            raise UserError(f"{file}: the file is cut off or damaged ({error}); fetch it again") from error
+        except OSError as error:  # among them gzip's own
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
 def _files(path: Path) -> list[Path]:
@@ -35,90 +43,43 @@ def _files(path: Path) -> list[Path]:
         if _suffix(path) not in READERS:
             raise UserError(f"{path}: cannot read this kind of file; known are {', '.join(READERS)}")
         return [path]
-    visible = (
+    visible = [
         p
         for p in sorted(path.rglob("*"))
-        if not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
-    files = [p for p in visible if p.is_file() and _suffix(p) in READERS]
+        if not any(part.startswith(".") for part in p.relative_to(path).parts) and not p.is_dir()
+    ]
+    files = [p for p in visible if _suffix(p) in READERS]
     if not files:
         raise UserError(f"{path}: the folder holds no file of a known kind ({', '.join(READERS)})")
+    if others := [p.name for p in visible if p not in set(files)]:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        log.info("%s: not read, of another kind: %s%s", path, ", ".join(others[:NAMED]), more)
     return files
 
 
 def _suffix(path: Path) -> str:
-    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
 
 
-def _read_jsonl(path: Path, _: set[str]) -> Iterator[Row]:
-    # In binary, so that a line that is not UTF-8 has its number too.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if line.strip():
-                yield Row(_parse_line(line, where), where)
-
-
-def _parse_line(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected a JSON object with columns, found {type(values).__name__}")
-    return values
-
-
-def _read_json(path: Path, _: set[str]) -> Iterator[Row]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: malformed JSON ({error}); one object per line is JSONL, named .jsonl"
-        ) from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of objects, found {type(rows).__name__}")
-    for number, values in enumerate(rows, start=1):
-        where = f"{path}, row {number}"
-        if not isinstance(values, dict):
-            raise UserError(f"{where}: expected an object with columns, found {type(values).__name__}")
-        yield Row(values, where)
-
-
-def _read_csv(path: Path, text_columns: set[str]) -> Iterator[Row]:
-    convert = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in text_columns})
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    try:
-        # One thread: only then does Arrow say which row is malformed.
-        read = pyarrow.csv.ReadOptions(use_threads=False)
-        table = pyarrow.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: malformed CSV ({error})") from error
-    yield from _table_rows(table, path)
-
-
-def _read_parquet(path: Path, _: set[str]) -> Iterator[Row]:
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
-    yield from _table_rows(table, path)
-
-
-def _table_rows(table: pa.Table, path: Path) -> Iterator[Row]:
-    number = 0
-    for batch in table.to_batches():
-        for values in batch.to_pylist():
-            number += 1
-            yield Row(values, f"{path}, row {number}")
+def _check_head(path: Path) -> None:
+    """What a file's first bytes say that its name does not."""
+    if not path.exists():
+        raise UserError(f"{path}: a link to a file that is not there")
+    with path.open("rb") as file:
+        head = file.read(len(LFS))
+    if not head:
+        raise UserError(f"{path}: the file is empty")
+    if head == LFS:
+        raise UserError(f"{path}: a pointer of git-lfs, not the data: `git lfs pull` fetches them")
+    if head.startswith(GZIP) and path.suffix.lower() != ".gz":
+        raise UserError(f"{path}: compressed by gzip; name it {path.name}.gz")
 
 
 READERS: dict[str, Reader] = {
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
 }

@@ -12,6 +12,7 @@ from stages.data.records import Row
 
 # Small tasks repeat themselves: after this many draws per wanted problem, there are no more distinct ones.
 DRAWS_PER_PROBLEM = 20
+COLUMNS = ("answer", "task", "metadata")  # what the task's own verifier reads
 
 
 def generate_problems(
@@ -29,8 +30,8 @@ def generate_problems(
         if problem["question"] in seen:
             continue
         seen.add(problem["question"])
-        values = {"prompt": problem["question"], "answer": problem["answer"], "task": task}
-        values["metadata"] = problem["metadata"]
+        own = (problem["answer"], task, problem["metadata"])
+        values = {"prompt": problem["question"], **dict(zip(COLUMNS, own, strict=True))}
         if with_answer:
             values["completion"] = problem["answer"]
         yield Row(values, f"reasoning_gym {task}, problem {index}")

@@ -30,10 +30,11 @@ class BadRow(LeftOut):
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it was read, and where: `train.jsonl, line 17`."""
+    """A row as it was read, and where: `train.jsonl, line 17`. bad: why it cannot be used, whatever its columns are."""
 
     values: dict[str, Any]
     where: str
+    bad: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from stages.data.files import read_files
 from stages.data.problems import generate_problems
 from stages.data.records import Row
 from stages.data.settings import RoleSettings
+from stages.data.unusable import marked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,7 @@ def read_rows(role: str, settings: RoleSettings, seed: int) -> Iterator[Row]:
     if settings.source == "reasoning_gym":
         return _problems(role, settings, seed)
     rows = _from_hub(role, settings) if settings.source == "hub" else _from_files(settings)
-    return islice(rows, settings.size)
+    return map(marked, islice(rows, settings.size))
 
 
 def describe(settings: RoleSettings) -> str:

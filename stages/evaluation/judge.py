@@ -13,6 +13,7 @@ from stages.evaluation.metrics import Answer
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
 from stages.rewards.rewards import gold
+from stages.rewards.scores import check_finite
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Judge:
         unknown: list[float | None] = [None] * len(trees)
         golds = unknown if self.verifier is None else gold(self.verifier, prompts, trees).tolist()
         scores = unknown if self.reward_model is None else self.reward_model(trees)
+        check_finite("reward_model", scores, prompts, trees, self.tokenizer)
         _, mask, entropy = measured.logprobs
         entropies, tokens = (entropy * mask).sum(1).tolist(), mask.sum(1).tolist()
         ids = [tree.completions[0].input_ids for tree in trees]

@@ -15,6 +15,7 @@ from stages.config.errors import UserError
 from stages.data.examples import Example
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
+from stages.rewards.scores import check_finite
 from stages.trees import Tree
 
 REWARD_MODEL, VERIFIER = "reward_model", "verifier"
@@ -36,9 +37,16 @@ class RewardBatch(NamedTuple):
 class Rewards:
     """The weighted sum of rewards by name: `reward_model`, `verifier` (data.verifier), `module:function`."""
 
-    def __init__(self, sources: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Reward],
+        weights: Mapping[str, float],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """tokenizer: for errors, which name completions by their tokens without one."""
         self.sources = sources
         self.weights = weights
+        self.tokenizer = tokenizer
 
     @classmethod
     def from_config(
@@ -61,14 +69,21 @@ class Rewards:
             return FunctionReward(name, tokenizer)
 
         used = {name: float(weight) for name, weight in weights.items() if weight != 0}
-        return cls({name: build(name) for name in used}, used)
+        return cls({name: build(name) for name in used}, used, tokenizer)
 
     def __call__(self, examples: Sequence[Example], trees: Sequence[Tree]) -> RewardBatch:
-        """Score every completion; `examples[i]` belongs to `trees[i]`."""
-        parts = {name: as_tensor(source(examples, trees)) for name, source in self.sources.items()}
+        """Score every completion; `examples[i]` belongs to `trees[i]`.
+
+        Raises UserError that names the completion where a reward, or their sum, is not finite.
+        """
+        parts = {}
         total = torch.zeros(sum(len(tree.completions) for tree in trees))
-        for name, part in parts.items():
-            total += self.weights[name] * part.nan_to_num(nan=0.0)
+        for name, source in self.sources.items():
+            scores = source(examples, trees)
+            check_finite(name, scores, examples, trees, self.tokenizer)
+            parts[name] = as_tensor(scores)
+            total += self.weights[name] * parts[name].where(~parts[name].isnan(), 0.0)
+        check_finite("sum of all", total.tolist(), examples, trees, self.tokenizer)
         return RewardBatch(total, parts)
 
 

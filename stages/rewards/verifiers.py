@@ -6,19 +6,16 @@ entry per completion; it returns a number per completion, or None where it does 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 from typing import Any, cast
 
 from stages.config.errors import UserError
+from stages.data import numbers
+from stages.data.numbers import last_number
 
 Scores = list[float | None]
-
-# A minus is a sign only where it does not follow a digit, a word or a bracket: 16-3 ends with 3, not with -3.
-NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+")
-MARKERS = ("####", "A:")  # what stands before the final answer: in GSM8K, and in its model solutions
 
 
 def reasoning_gym(
@@ -50,9 +47,9 @@ def score_answer(task: str) -> Callable[[str, dict[str, Any]], float]:
 
 
 def numeric(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any]) -> Scores:
-    """1 where the completion's last number equals the answer's: the one after `####` or `A:`, else its last.
+    """1 where the number that the completion ends with equals the answer's, exactly (see stages/data/numbers.py).
 
-    Raises UserError where an answer holds no number.
+    Raises UserError where an answer is not one number.
     """
     right = [number_of_answer(text) for text in answer]
     return [float(last_number(text) == number) for text, number in zip(completions, right, strict=True)]
@@ -65,23 +62,12 @@ def exact(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[A
     ]
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number of a text, commas of thousands removed; None where there is none."""
-    numbers = NUMBER.findall(text)
-    return Decimal(numbers[-1].replace(",", "")) if numbers else None
-
-
-def number_of_answer(answer: Any) -> Decimal:
-    """The number that an answer column gives. Raises UserError where it holds none."""
-    text = str(answer)
-    for marker in MARKERS:
-        found = NUMBER.search(text.rpartition(marker)[2]) if marker in text else None
-        if found:
-            return Decimal(found[0].replace(",", ""))
-    number = last_number(text)
-    if number is None:
-        raise UserError(f"data.verifier numeric: the answer {text[:60]!r} holds no number")
-    return number
+def number_of_answer(answer: Any) -> Fraction:
+    """The number that an answer column gives. Raises UserError where it is not one number."""
+    try:
+        return numbers.number_of_answer(answer)
+    except ValueError as error:
+        raise UserError(f"data.verifier numeric: {error}") from error
 
 
 VERIFIERS: dict[str, Callable[..., Scores]] = {

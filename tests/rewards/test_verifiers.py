@@ -33,13 +33,33 @@ def test_the_answer_is_read_behind_its_marker() -> None:
     assert number_of_answer("2 * 9 = <<2*9=18>>18 per day\nA: 18") == 18
     assert number_of_answer("#### 5 (in 3 days)") == 5
     assert number_of_answer(7) == 7
-    with pytest.raises(UserError, match="holds no number"):
-        number_of_answer("many")
+    for answer, message in [("many", "holds no number"), ("3:30", "is not one number")]:
+        with pytest.raises(UserError, match=message):
+            number_of_answer(answer)
 
 
 def test_numeric() -> None:
     completions = ["48+24 = 72", "I think 72.0!", "72 clips in 2 months", ""]
     assert numeric(["?"] * 4, completions, ["#### 72"] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_percent_sign_is_a_unit_and_fractions_are_exact() -> None:
+    assert numeric(["?"] * 3, ["0.5", "50", "50%"], ["50%"] * 3) == [0.0, 1.0, 1.0]
+    assert numeric(["?"] * 3, ["0.5", r"\frac{1}{2}", "2"], ["1/2"] * 3) == [1.0, 1.0, 0.0]
+    assert numeric(["?"] * 2, ["0.33", "1/3"], ["1/3"] * 2) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "score"),
+    [
+        ("5", "- 5", 0.0), ("5", "-$5", 0.0), ("-5", "\u22125", 1.0), ("1/2", "3/2", 0.0), (1e20, "20", 0.0),
+        ("3", "1.5e3", 0.0),
+        ("2", "16/2", 0.0), ("5", "x = 5.", 1.0), ("1000", "1 000", 1.0), ("72",
+        "#### 72\nThat took 3 steps.", 1.0),
+    ],
+)  # fmt: skip
+def test_signs_fractions_and_exponents_count(answer: object, completion: str, score: float) -> None:
+    assert numeric(["?"], [completion], [answer]) == [score]
 
 
 def test_exact_ignores_white_space_around() -> None:

@@ -55,7 +55,10 @@ def main(run: Stage) -> None:
         base = read_base_model(run.input("prepare"))
         tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
         merge = settings.merge_adapter
-        save_model(reward_model.model, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+        save_model(
+            reward_model.model, tokenizer, run.output / "model", merge_adapter=merge, base=sft,
+            stop_token_ids=base.stop_token_ids,
+        )  # fmt: skip
 
 
 def normalize(model: RewardModel, rows: Sequence[Example], max_tokens: int, accelerator: Accelerator) -> None:

@@ -27,7 +27,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def model(path: str) -> DictConfig:
-    return OmegaConf.create({"model": {"path": path, "revision": None, "trust_remote_code": False}})
+    return OmegaConf.create(
+        {"model": {"path": path, "revision": None, "trust_remote_code": False, "lora": False}}
+    )
 
 
 def prepared(root: Path, path: str) -> Path:

@@ -32,6 +32,7 @@ def with_lora(model: PreTrainedModel, settings: DictConfig, head: str | None = N
     another module shares.
     """
     targets = settings.lora_target_modules
+    targets = targets if isinstance(targets, str) else list(targets)
     if not isinstance(targets, str) and not head:  # a classifier has no vocabulary head, which may be named
         _check_named(model, targets)
     shared = _shared_weights(model)
@@ -39,7 +40,7 @@ def with_lora(model: PreTrainedModel, settings: DictConfig, head: str | None = N
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         modules_to_save=[head] if head else None,
         exclude_modules=[head] if head else None,
         task_type="SEQ_CLS" if head else "CAUSAL_LM",

@@ -64,7 +64,8 @@ def _read(
     own = adapter.modules_to_save[0] if adapter.task_type == "SEQ_CLS" else None  # type: ignore[attr-defined]
     model = _read(base_of(folder, adapter), kind, revision=adapter.revision, fresh=own or fresh, **options)
     if fresh and not own:  # with the old head goes what was learnt in it
-        weights = {key: weight for key, weight in weights.items() if f".{model.base_model_prefix}." in key}
+        kept = f"base_model.model.{model.base_model_prefix}."
+        weights = {key: weight for key, weight in weights.items() if key.startswith(kept)}
     return merged(model, folder, adapter, weights) if weights else model
 
 

@@ -87,7 +87,7 @@ def test_an_expert_that_is_missing_is_found_behind_the_conversion(tmp_path: Path
     model = MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=4))
     folder = save(tmp_path, model, without(part))
     for load in (load_model, lambda path: check_model(PLAIN, path)):
-        with pytest.raises(UserError, match=r"another shape.*model.layers.0.mlp.experts"):
+        with pytest.raises(UserError, match=r"another shape.*model.layers\..*mlp.experts"):
             load(folder)
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from stages.config.errors import UserError
+from stages.config.space import parameters
 from stages.data.base_model import find_base_model
 from stages.data.model_files import check_files
 from stages.models.door import check_model
@@ -101,6 +102,7 @@ def test_what_is_broken_is_named_in_one_line(tmp_path: Path, name: str) -> None:
     change, message = BROKEN[name]
     change(folder)
     config = make_config(f"model.path={folder}")
+    assert parameters(config) >= 0  # which asks how much room it takes, before anything looks at it
     with pytest.raises(UserError, match=message) as caught:  # prepare's two looks at a model
         find_base_model(config.model)
         check_model(config.model, folder)

@@ -111,9 +111,7 @@ def test_a_saved_model_is_the_same_from_anywhere(
         assert word not in text
     if not merge:
         targets = json.loads(found[0]["adapter_config.json"])["target_modules"]
-        assert (
-            targets == sorted(targets) and len(targets) == 7
-        )  # a set, whose order changes with each process
+        assert targets == sorted(targets)  # a set, whose order changes with each process
 
 
 def test_sealing_a_model_twice_changes_nothing(tmp_path: Path) -> None:

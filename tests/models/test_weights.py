@@ -21,6 +21,8 @@ from transformers import (
     GPT2LMHeadModel,
     MixtralConfig,
     MixtralForCausalLM,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 from stages.config.errors import UserError
@@ -125,9 +127,11 @@ def test_a_reward_model_without_its_head_is_refused(tmp_path: Path, merge: bool)
 
 def test_a_model_that_sees_the_future_is_refused(tmp_path: Path):
     config = BertConfig(**SHAPE, is_decoder=False)
-    BertLMHeadModel(config).save_pretrained(tmp_path / "both")
-    with pytest.raises(UserError, match=r"\(BertLMHeadModel\) sees tokens that follow"):
-        load_model(tmp_path / "both")
+    xlnet = XLNetConfig(vocab_size=97, d_model=32, d_inner=48, n_layer=2, n_head=4)
+    for model in (BertLMHeadModel(config), XLNetLMHeadModel(xlnet)):
+        model.save_pretrained(tmp_path / "both")
+        with pytest.raises(UserError, match=rf"\({type(model).__name__}\) sees tokens that follow"):
+            load_model(tmp_path / "both")
     config.is_decoder = True
     BertLMHeadModel(config).save_pretrained(tmp_path / "causal")
     load_model(tmp_path / "causal")

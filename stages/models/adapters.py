@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def with_lora(model: PreTrainedModel, settings: DictConfig, head: str | None = N
         task_type="SEQ_CLS" if head else "CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # which is an error, below
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"{TARGETS}: {first_line(error)}") from error
     _check_unshared(adapted, shared)

@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from stages.data.sealed import check_sealed
 from stages.models.adapters import ADAPTER, base_of, put_adapter, read_adapter
 from stages.models.reward import HEAD, RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
@@ -25,6 +26,7 @@ def shares_base(folder: Path, base: Path) -> bool:
     """Whether `folder` holds an adapter of the model in folder `base`."""
     if not (folder / ADAPTER).exists():
         return False
+    check_sealed(folder)
     return Path(base_of(folder, PeftConfig.from_pretrained(str(folder)))) == base.resolve()
 
 

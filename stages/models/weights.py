@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 
 from stages.config.errors import UserError, first_line
 
+# Where a hub's repository has pickles alone, transformers would take weights out of a robot's pull request.
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 # What libraries raise for files that they cannot read as a model.
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from stages.config.errors import UserError
 from stages.data.base_model import read_base_model
@@ -147,6 +148,7 @@ REFUSED = [
     (pairs(), ("data.sft.path=/none.jsonl",), "/none.jsonl: there is no such file"),
     (pairs(), ("data.verifier=numeric",), "'numeric' reads the column 'answer'"),
     (pairs(), ("model.path=/none",), "there is no model folder /none"),
+    (pairs(), ("model.lora=true", "model.lora_target_modules=[nope]"), "the model has no module 'nope'"),
     (
         pairs(),
         ("data.max_length=2049",),
@@ -164,6 +166,16 @@ REFUSED = [
         "none of the 1 rows .* is left; dropped 1 for: every target truncated",
     ),
 ]
+
+
+def test_weights_that_are_missing_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"1 missing \(model.norm.weight\)"):
+        run(model, tmp_path / "out", pairs())
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(("rows", "overrides", "message"), REFUSED)

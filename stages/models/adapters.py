@@ -60,17 +60,11 @@ def with_lora(model: PreTrainedModel, settings: DictConfig, head: str | None = N
 
 
 def _check_named(model: nn.Module, targets: list[str]) -> None:
-    modules = dict(model.named_modules())
-    matrices = {
-        name.rpartition(".")[2]
-        for name, module in modules.items()
-        if getattr(module, "weight", None) is not None and module.weight.dim() > 1
-    }
+    names = [name for name, _ in model.named_modules()]
+    matrices = {name.split(".")[-2] for name, weight in model.named_parameters() if weight.dim() > 1}
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in modules):
-            raise UserError(
-                f"{TARGETS}: the model has no module '{target}'{nearest(target, sorted(matrices))}"
-            )
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise UserError(f"{TARGETS}: the model has no module '{target}'{nearest(target, sorted(matrices))}")
 
 
 def _shared_weights(model: nn.Module) -> set[int]:

@@ -64,7 +64,9 @@ def _check_named(model: nn.Module, targets: list[str]) -> None:
     matrices = {name.split(".")[-2] for name, weight in model.named_parameters() if weight.dim() > 1}
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(f"{TARGETS}: the model has no module '{target}'{nearest(target, sorted(matrices))}")
+            raise UserError(
+                f"{TARGETS}: the model has no module '{target}'{nearest(target, sorted(matrices))}"
+            )
 
 
 def _shared_weights(model: nn.Module) -> set[int]:

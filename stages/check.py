@@ -23,12 +23,14 @@ from stages.config.space import check_room
 from stages.config.validate import needs_reward_model, validate
 from stages.data.base_model import check_location, read_base_model
 from stages.data.dataset import known_records
+from stages.data.model_files import check_files as check_model_files
 from stages.data.nearest import nearest
 from stages.data.positions import check_length, max_positions
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
 from stages.dispatch import reported
 from stages.graph import dependencies, graph
+from stages.models.door import check_model as check_weights
 from stages.rewards.check import check_data
 from stages.workspace import CHECKPOINTS
 
@@ -115,13 +117,19 @@ def check_files(config: DictConfig) -> None:
 
 
 def check_model(config: DictConfig) -> None:
-    """The model is there, and it is what prepare saw: DVC does not watch a folder outside the project."""
-    if config.model.path is not None:
-        check_location(config.model.path)
-        prepared = ROOT / "data" / "prepare"
+    """The model is there and whole, as far as its headers say, and it is what prepare saw: DVC does not watch a folder
+    outside the project. One on the hub is looked at by prepare, which fetches it."""
+    prepared = ROOT / "data" / "prepare"
+    if config.model.path is None:
+        folder = prepared / "model"
+    else:
+        folder = Path(check_location(config.model.path))
         # Of another model prepare makes its own check: it runs again.
         if _recorded_path(prepared / "model.json") == config.model.path:
             read_base_model(prepared)
+    if folder.is_dir():
+        check_model_files(folder)
+        check_weights(config.model, folder)
 
 
 def _recorded_path(file: Path) -> str | None:

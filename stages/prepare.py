@@ -8,20 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from stages.data.answers import check_answers
-from stages.data.base_model import BaseModel, find_base_model, write_base_model
+from stages.data.base_model import BaseModel, check_location, find_base_model, write_base_model
 from stages.data.dataset import Dataset, load_dataset
 from stages.data.embedded import import_embedded
 from stages.data.encoder import Encoder
 from stages.data.examples import write_examples
 from stages.data.holdout import hold_out
-from stages.data.positions import check_length, max_positions
+from stages.data.positions import check_length, max_positions, vocabulary_size
 from stages.data.preview import write_preview
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
+from stages.data.sealed import seal
 from stages.data.settings import DataSettings
+from stages.data.vocabulary import check_vocabulary
 from stages.dispatch import entry
 from stages.workspace import Stage
 
@@ -52,7 +55,12 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
     for dataset in datasets:
         _check_sampled(dataset, settings, limit)
+        check_vocabulary(dataset, tokenizer, vocabulary_size(config.model))
     splits = hold_out(datasets, settings.test_size, config.seed)
+    # By name and not by import: what is only checked is no part of what prepare computes.
+    check_model = get_method("stages.models.door.check_model")
+    if not model.embedded:
+        check_model(config.model, check_location(model.path), model.revision)
 
     model = replace(model, stop_token_ids=sorted(encoder.stop_ids))
     write_base_model(output, model)
@@ -68,6 +76,8 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     if model.embedded:
         log.info("model: importing the embedded weights, about 20 seconds")
         import_embedded(output / model.path, tokenizer)
+        check_model(config.model, output / model.path)
+    seal(output)
     return report
 
 

@@ -58,7 +58,10 @@ def main(run: Stage) -> None:
     if run.is_main:
         merge = run.config.model.merge_adapter
         sft = run.input("sft") / "model"
-        save_model(parts.policy, tokenizer, run.output / "model", merge_adapter=merge, base=sft)
+        save_model(
+            parts.policy, tokenizer, run.output / "model", merge_adapter=merge, base=sft,
+            stop_token_ids=base.stop_token_ids,
+        )  # fmt: skip
 
 
 def make_parts(

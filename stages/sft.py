@@ -38,7 +38,7 @@ def main(run: Stage) -> None:
         merge = run.config.model.merge_adapter
         save_model(
             algorithm.policy, tokenizer, run.output / "model", merge_adapter=merge,
-            base=base.path, revision=base.revision,
+            base=base.path, revision=base.revision, stop_token_ids=base.stop_token_ids,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -27,7 +28,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def model(path: str) -> DictConfig:
-    return OmegaConf.create({"model": {"path": path, "revision": None, "trust_remote_code": False}})
+    return OmegaConf.create(
+        {"model": {"path": path, "revision": None, "trust_remote_code": False, "lora": False}}
+    )
 
 
 def prepared(root: Path, path: str) -> Path:
@@ -51,6 +54,24 @@ def test_another_model_than_the_one_that_prepare_saw_is_not_held_against_it(root
     save_tiny_model(root / "models" / "b")
     check.check_model(model("models/b"))
     with pytest.raises(UserError, match="there is no model folder models/a"):
+        check.check_model(model("models/a"))
+
+
+def test_a_model_that_is_not_whole_is_refused(root: Path) -> None:
+    folder = save_tiny_model(root / "models" / "a", tie_word_embeddings=True)
+    check.check_model(model("models/a"))
+    config = model("models/a")
+    config.model.update(
+        lora=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["q_proj", "lm_head"]
+    )
+    with pytest.raises(UserError, match="lm_head shares its weights"):
+        check.check_model(config)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match=r"9 missing \(model.layers.2"):
+        check.check_model(model("models/a"))
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="model.safetensors is empty"):
         check.check_model(model("models/a"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from stages.config.errors import UserError
 from stages.data.base_model import read_base_model
@@ -18,6 +19,7 @@ from stages.prepare import prepare
 from tests.data.tiny import ROOT, make_config, save_tiny_model, write_jsonl
 
 FILES = [
+    "digests.json",
     "examples.html",
     "model.json",
     "preference.jsonl",
@@ -69,7 +71,7 @@ def test_one_preference_file_serves_every_role(model: Path, tmp_path: Path) -> N
 def test_equal_inputs_give_equal_bytes(model: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(model, tmp_path / name, pairs())
-    for name in FILES:
+    for name in FILES[1:]:  # digests.json has that of report.json, in which the file's name is
         first, second = ((tmp_path / which / name).read_text() for which in ("one", "two"))
         assert first.replace("one.jsonl", "two.jsonl") == second
 
@@ -175,6 +177,7 @@ REFUSED = [
     (pairs(), ("data.sft.path=/none.jsonl",), "/none.jsonl: there is no such file"),
     (pairs(), ("data.verifier=numeric",), "'numeric' reads the column 'answer'"),
     (pairs(), ("model.path=/none",), "there is no model folder /none"),
+    (pairs(), ("model.lora=true", "model.lora_target_modules=[nope]"), "the model has no module 'nope'"),
     (
         pairs(),
         ("data.max_length=2049",),
@@ -192,6 +195,16 @@ REFUSED = [
         "none of the 1 rows .* is left; dropped 1 for: every target truncated",
     ),
 ]
+
+
+def test_weights_that_are_missing_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"1 missing \(model.norm.weight\)"):
+        run(model, tmp_path / "out", pairs())
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(("rows", "overrides", "message"), REFUSED)

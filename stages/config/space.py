@@ -80,11 +80,14 @@ def parameters(config: DictConfig) -> int:
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, ValueError):
             return 0
-    return sum(_count(path) for path in folder.glob("*.safetensors"))
+    try:
+        return sum(_count(path) for path in folder.glob("*.safetensors"))
+    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError):
+        return 0  # no whole safetensors file, which prepare and `make check` say
 
 
 def _count(path: Path) -> int:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        tensors = json.loads(file.read(length))
+        tensors = json.loads(file.read(min(length, path.stat().st_size)))
     return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__")

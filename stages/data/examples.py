@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.data.sealed import check_sealed
 from stages.trees import Node, Tree
 
 
@@ -39,7 +40,8 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples of a file that `write_examples` wrote."""
+    """The examples of a file that `write_examples` wrote. Raises UserError where it is not as prepare left it."""
+    check_sealed(path)
     return list(iter_examples(path))
 
 

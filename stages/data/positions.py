@@ -1,8 +1,9 @@
-"""How many tokens the model has positions for, and whether what the config asks for fits."""
+"""How many tokens the model has positions and embeddings for, and whether what the config asks for fits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig
 from transformers import AutoConfig, PretrainedConfig
@@ -20,6 +21,18 @@ def max_positions(settings: DictConfig) -> int | None:
     """
     if settings.path is None:
         return EMBEDDED_POSITIONS
+    config = text_config(settings)
+    return _of_config(config) if config else None
+
+
+def vocabulary_size(settings: DictConfig) -> int | None:
+    """How many tokens the model has embeddings for; None where that is not known here, and for the embedded model."""
+    config = text_config(settings) if settings.path else None
+    return getattr(config, "vocab_size", None)
+
+
+def text_config(settings: DictConfig) -> PretrainedConfig | None:
+    """The config of the language model in what `model.path` names; None where it is not on this machine, or broken."""
     try:
         config = AutoConfig.from_pretrained(
             check_location(settings.path),
@@ -27,9 +40,11 @@ def max_positions(settings: DictConfig) -> int | None:
             trust_remote_code=settings.trust_remote_code,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError):
-        return None  # prepare says what is wrong with it
-    return _of_config(config.get_text_config())
+    except UserError:
+        raise
+    except Exception:  # prepare says what is wrong with it
+        return None
+    return config.get_text_config()
 
 
 def check_length(parts: Mapping[str, int], limit: int | None) -> None:
@@ -49,5 +64,16 @@ def _of_config(config: PretrainedConfig) -> int | None:
         return None
     # Scaled rotary embeddings (YaRN and others) reach further than what the model was first trained on.
     scaling = getattr(config, "rope_parameters", None) or {}
+    kinds = [
+        scaling,
+        *(kind for kind in scaling.values() if isinstance(kind, dict)),
+    ]  # Gemma 3 has one a kind of layer
+    return max([limit, *(_scaled(kind, limit) for kind in kinds)])
+
+
+def _scaled(scaling: Mapping[str, Any], limit: int) -> int:
     first = scaling.get("original_max_position_embeddings") or limit
-    return max(limit, int(first * (scaling.get("factor") or 1)))
+    factor = scaling.get("factor") or 1
+    return (
+        int(first * factor) if isinstance(factor, int | float) and isinstance(first, int | float) else limit
+    )

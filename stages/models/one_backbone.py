@@ -8,25 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from stages.models.load import ADAPTER, base_of
+from stages.data.sealed import check_sealed
+from stages.models.adapters import ADAPTER, base_of, put_adapter, read_adapter
 from stages.models.reward import HEAD, RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
 
 log = logging.getLogger(__name__)
 
 REWARD_ADAPTER = "reward"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def shares_base(folder: Path, base: Path) -> bool:
     """Whether `folder` holds an adapter of the model in folder `base`."""
     if not (folder / ADAPTER).exists():
         return False
+    check_sealed(folder)
     return Path(base_of(folder, PeftConfig.from_pretrained(str(folder)))) == base.resolve()
 
 
@@ -35,19 +35,15 @@ def attach_reward_model(policy: PeftModel, folder: Path, *, trust_remote_code: b
 
     `policy` must be adapters on the model that the reward model was trained on: see `shares_base`. Its own adapter
     stays the active one but while a reward is computed. Attach it before the optimizer is made: what is trained, and
-    what a checkpoint holds, is settled then. Raises ValueError where the adapter's layers are not the policy's.
+    what a checkpoint holds, is settled then. Raises UserError where the adapter's layers are not the policy's.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    adapter = PeftConfig.from_pretrained(str(folder))
+    adapter, weights = read_adapter(folder)
     adapter.task_type, adapter.inference_mode = None, True
     adapter.modules_to_save = adapter.exclude_modules = None  # type: ignore[attr-defined]  # its head stands apart
-    weights = load_file(folder / WEIGHTS)
     head = _take_head(weights)
     policy.add_adapter(REWARD_ADAPTER, adapter)
-    loaded = set_peft_model_state_dict(policy, weights, REWARD_ADAPTER)
-    lost = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if f".{REWARD_ADAPTER}." in name)]
-    if lost:
-        raise ValueError(f"{folder}: {lost[0]} and the policy's layers do not fit together")
+    put_adapter(policy, weights, REWARD_ADAPTER, folder)
     for name, parameter in policy.named_parameters():
         if f".{REWARD_ADAPTER}." in name:
             parameter.requires_grad_(False)

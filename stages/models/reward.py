@@ -52,6 +52,7 @@ class RewardModel(nn.Module):
             folder,
             AutoModelForSequenceClassification,
             num_labels=1,
+            fresh=HEAD,
             trust_remote_code=settings.trust_remote_code,
         )
         head = getattr(model, HEAD)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from stages.data.sealed import check_sealed
 from stages.models.likelihood_reward import LikelihoodReward
 from stages.models.reward import RewardModel
 
@@ -14,5 +15,6 @@ REWARD_MODELS: dict[str, type[RewardModel]] = {kind.kind: kind for kind in (Rewa
 
 def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
     """A trained reward model, frozen, of the kind that its own config.json names."""
+    check_sealed(Path(folder))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     return REWARD_MODELS[config.reward_kind].from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -28,7 +28,7 @@ def test_a_local_folder_is_hashed_and_its_stop_tokens_are_found(tmp_path: Path) 
     model, tokenizer = find_base_model(settings(folder))
     assert tokenizer.eos_token_id == 257
     assert (model.path, model.embedded, model.stop_token_ids) == (str(folder), False, [3, 257])
-    (folder / "model.safetensors").write_bytes(b"other weights")
+    save_tiny_model(folder)  # other weights
     assert find_base_model(settings(folder))[0].sha256 != model.sha256
 
 

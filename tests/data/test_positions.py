@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     BloomConfig,
     FalconConfig,
+    Gemma3Config,
     GPT2Config,
     LlamaConfig,
     MambaConfig,
@@ -33,6 +34,8 @@ def settings(path: str | None) -> DictConfig:
         (LlamaConfig(max_position_embeddings=600), 600),
         (LlamaConfig(max_position_embeddings=2048, rope_parameters=YARN), 8192),
         (GPT2Config(), 1024),  # n_positions
+        (Gemma3Config(text_config={"max_position_embeddings": 777}), 777),
+        (LlamaConfig(max_position_embeddings=600, rope_parameters=YARN | {"factor": "x"}), 600),
         (FalconConfig(alibi=True), None),
         (BloomConfig(), None),  # ALiBi
         (MambaConfig(), None),  # no positions at all

@@ -19,6 +19,7 @@ from transformers import (
     PhiConfig,
 )
 
+from stages.models import load
 from stages.models.hidden import backbone
 from stages.models.load import add_adapter, disable_dropout, load_model, save_model
 from stages.models.logprobs import completion_logprobs
@@ -89,6 +90,16 @@ def test_a_merged_folder_is_a_plain_model(base: Path, tmp_path: Path):
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.testing.assert_close(logprobs(plain), expected, rtol=1e-5, atol=1e-5)
     assert [path.name for path in folder.glob("*.bin")] == []
+
+
+def test_a_base_outside_the_project_is_named_as_it_is(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`dvc exp run` works in a copy of the project elsewhere: seen from there, a relative path would be another."""
+    monkeypatch.setattr(load, "ROOT", tmp_path / "project")
+    folder = write(trained(base, 1), tmp_path / "project" / "data" / "sft" / "model", base, merge=False)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    load_model(folder)
 
 
 @pytest.mark.parametrize("merge", [True, False])

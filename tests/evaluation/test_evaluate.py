@@ -54,13 +54,13 @@ def save(folder: Path, sharpness: float) -> None:
     TOKENIZER.save_pretrained(folder)
 
 
-def save_reward_model(folder: Path) -> None:
+def save_reward_model(folder: Path, reward_std: float = 2.0) -> None:
     """A reward of 0 for everything, normalised with mean -1 and deviation 2: 0.5."""
     normalised: dict[str, Any] = {
         "num_labels": 1,
         "reward_kind": "head",
         "reward_mean": -1.0,
-        "reward_std": 2.0,
+        "reward_std": reward_std,
     }
     config = LlamaConfig(**SHAPE, **normalised)
     model = LlamaForSequenceClassification(config)
@@ -142,6 +142,18 @@ def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert "rl and sft cannot be told apart: 0.0 points" in page
     assert re.findall(r'(?:src|href)="[^#]', page) == []  # self-contained: nothing is loaded from elsewhere
+
+
+def test_a_reward_model_whose_score_is_not_finite_is_told_with_its_completion(
+    project: Path, tmp_path: Path
+) -> None:
+    save_reward_model(tmp_path / "model", reward_std=0.0)  # (0 + 1) / 0
+    run = stage(project, tmp_path / "out", f"+run.inputs.reward_model={tmp_path}")
+    message = (
+        "reward 'reward_model' returned inf, not a finite number or None, for the completion .* '0 \\+ 1 ='"
+    )
+    with pytest.raises(UserError, match=message):
+        evaluate(run)
 
 
 def test_the_same_seed_writes_the_same_bytes(project: Path, tmp_path: Path) -> None:

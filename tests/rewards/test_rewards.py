@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.data.examples import Example
+from stages.models.reward import RewardModel
+from stages.reward_model import normalize
 from stages.rewards.check import check_columns, check_data, check_rewards
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
@@ -170,6 +173,27 @@ def test_a_learned_reward_that_is_not_finite_names_its_completion(
     message = rf"'reward_model' returned {value}, .* the completion '2' of the prompt '1 \+ 0'"
     with pytest.raises(UserError, match=message):
         rewards(EXAMPLES, TREES)
+
+
+def test_a_reward_model_is_not_normalised_by_scores_that_are_not_finite() -> None:
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_labels=1,
+        reward_mean=0.0, reward_std=1.0,
+    )  # fmt: skip
+    model = RewardModel(LlamaForSequenceClassification(config))
+    model.model.score.weight.data.fill_(math.nan)
+    rows = [Example(tree([1, 0], [2, 0]), "1 + 0", [1.0, 0.0], {})]
+    with pytest.raises(
+        UserError, match=r"'reward_model' returned nan, .* the completion \[1, 0\] of the prompt"
+    ):
+        normalize(model, rows, 64, Accelerator(cpu=True))
+    assert model.config.reward_mean == 0.0
+
+
+def test_a_function_may_be_named_on_the_command_line() -> None:
+    override = r"+rl.grpo.rewards={verifier: 0.5, stages.rewards.mine\:short: 0.1}"
+    rewards = compose_config(["rl.algo=grpo", override]).rl.grpo.rewards
+    assert dict(rewards) == {"verifier": 0.5, "stages.rewards.mine:short": 0.1}
 
 
 def test_a_sum_that_is_not_finite_names_its_completion() -> None:

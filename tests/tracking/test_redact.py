@@ -91,6 +91,7 @@ tracker.finish()
 """
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_run_leaves_no_secret_behind(project: Path, schema: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not there, whose errors quote its address; then a delivery to one that is."""

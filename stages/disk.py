@@ -17,11 +17,12 @@ from huggingface_hub.constants import HF_HOME
 from stages.config.errors import UserError
 
 REMOVED = ".removed-by-treeline"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: a limit on the size of files
+FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = {
     errno.EROFS: "make it writable",
     errno.EACCES: "change its permissions",
     errno.EPERM: "change its permissions",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f, or the file system's own)",
 }
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers say it in words alone
 

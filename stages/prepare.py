@@ -22,10 +22,10 @@ from stages.data.positions import check_length, max_positions, vocabulary_size
 from stages.data.preview import write_preview
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
-from stages.data.sealed import seal
 from stages.data.settings import DataSettings
 from stages.data.vocabulary import check_vocabulary
 from stages.dispatch import entry
+from stages.seal import seal
 from stages.workspace import Stage
 
 log = logging.getLogger("stages.prepare")  # not __name__: run as a program, that is __main__

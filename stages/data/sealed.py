@@ -1,5 +1,4 @@
-"""Folders that a stage wrote: equal content in equal bytes, a digest of each file beside them, checked when they are
-read."""
+"""Folders that a stage wrote: equal content in equal bytes, sealed, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.data.digest import file_digest
+from stages.seal import SEAL, first_damaged, seal
 
-DIGESTS = "digests.json"
 # What readers of transformers' files ask of the version is whether it is 5: a patch of it is none of a model's content.
 FORMAT = "5.0.0"
 # Of where a tokenizer was loaded from, and how: not of what it is.
@@ -48,36 +46,16 @@ def _rewrite(file: Path, changes: dict[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def seal(folder: Path) -> None:
-    """Write down the SHA-256 of every file in `folder`, not of folders in it."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
-    digests = {path.name: file_digest(path) for path in files}
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
-
-
 def check_sealed(path: Path) -> None:
     """Raise UserError where a file, or one in a folder, is not what a stage wrote; what was never sealed passes."""
     folder = path if path.is_dir() else path.parent
-    if not (folder / DIGESTS).is_file():
-        return
-    digests = _read_digests(folder / DIGESTS)
-    for name in digests if path.is_dir() else digests.keys() & {path.name}:
-        file = folder / name
-        if not file.is_file() or file_digest(file) != digests[name]:
-            raise UserError(_damaged(file))
-
-
-def _read_digests(file: Path) -> dict[str, str]:
-    try:
-        digests = json.loads(file.read_text())
-        return {str(name): str(digest) for name, digest in digests.items()}
-    except (ValueError, AttributeError) as error:
-        raise UserError(_damaged(file)) from error
+    if (folder / SEAL).is_file() and (name := first_damaged(path)):
+        raise UserError(_damaged(folder / name))
 
 
 def _damaged(file: Path) -> str:
     # DVC trusts an object of its cache that is read-only, and looks again at one that is not.
     return (
         f"{file} is not what was written there: a damaged disk or DVC cache. `chmod -R u+w .dvc/cache` makes DVC check "
-        f"its objects, and `dvc repro` makes anew what is damaged; if you changed it yourself, remove {DIGESTS} there"
+        f"its objects, and `dvc repro` makes anew what is damaged; if you changed it yourself, remove {SEAL} there"
     )

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from stages.disk import remove, sweep, write_out, writing
 from stages.distributed import max_over_ranks
+from stages.seal import first_damaged, seal
 from stages.training.computing import computing
-from stages.training.seal import damage, seal
 from stages.training.state import load_state, misfit, save_state
 from stages.workspace import CHECKPOINT, continuation
 
@@ -88,8 +88,8 @@ class Checkpoints:
         return int(max_over_ranks(torch.tensor(int(number), device=self.accelerator.device)))
 
     def _fault(self, path: Path, step: int) -> str | None:
-        if fault := damage(path):
-            return fault
+        if name := first_damaged(path):
+            return f"{name} is missing or damaged"
         written = json.loads((path / STORY).read_text())["step"]
         return misfit(path, self.module) if written == step else f"it is that of step {written}"
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stages.config.compose import ROOT
+from stages.seal import seal
 from stages.training.checkpoints import Checkpoints
-from stages.training.seal import seal
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.models.tiny import tiny_llama
 from tests.training.tiny import run
@@ -301,6 +301,6 @@ def test_two_processes_take_the_same_checkpoint(tmp_path: Path):
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in processes]
     assert (tmp_path / "fine-0").exists() and (tmp_path / "fine-1").exists(), "\n".join(outputs)
-    assert "step-3 cannot be used (weights.safetensors is damaged)" in outputs[0]
+    assert "step-3 cannot be used (weights.safetensors is missing or damaged)" in outputs[0]
     assert "step-3 cannot be used (another process cannot read it)" in outputs[0]
     assert "cannot be used" not in outputs[1]  # one of them says it

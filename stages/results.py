@@ -34,7 +34,6 @@ NEXT = (
 def results_table(metrics: Metrics) -> Table:
     """A row per metric, a column per model, each number with its interval."""
     table = Table(title="Held-out prompts, mean and interval", title_justify="left", title_style="bold")
-    table.caption, table.caption_justify = KINDS, "left"
     table.add_column("")
     for name in MODELS:
         table.add_column(name, justify="right")
@@ -55,6 +54,7 @@ def show(metrics: Metrics, console: Console) -> None:
     for pair, interval in metrics["paired"].items():
         name, other = pair.split("_minus_")
         console.print(verdict(name, other, interval))
+    console.print(f"[dim]Intervals: {KINDS}[/dim]")
     console.print("\n[bold]Where to look next[/bold]")
     for name, where, what in NEXT:
         console.print(f"  {name:8} [cyan]{where}[/cyan]  [dim]{what}[/dim]")

@@ -254,4 +254,5 @@ def test_the_results_are_printed(project: Path, tmp_path: Path) -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
     show(metrics, console)
     text = console.export_text()
+    assert "Wilson's score interval" in text and "Tango's" in text
     assert "Gold accuracy" in text and "50.0 %" in text and "make ui" in text

@@ -1,6 +1,7 @@
 """Secrets: in no text, and after a run nowhere on the disk and in no process's arguments."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from stages.dispatch import JOB, Job
 from stages.tracking.claim import SENDER, is_held
 from stages.tracking.delivered import peek
 from stages.tracking.delivery import deliver
@@ -63,6 +65,12 @@ def test_a_value_under_a_secret_key_is_hidden(monkeypatch: pytest.MonkeyPatch) -
     assert redact_override("data.task.api_key=abc") == "data.task.api_key=***"
     assert redact_override("data.sft.path=https://a:b@c/d") == "data.sft.path=https://c/d"
     assert redact_override("rl.ppo.max_tokens=8") == "rl.ppo.max_tokens=8"
+
+
+def test_a_job_of_a_sweep_writes_down_no_secret(tmp_path: Path) -> None:
+    Job(tmp_path, ["data.sft.path=[a,b]", "tracking.uri=http://me:hush@host"]).save()
+    written = json.loads((tmp_path / JOB).read_text())
+    assert written["overrides"] == ["data.sft.path=[a,b]", "tracking.uri=http://host"]
 
 
 def test_known_secrets_are_taken_out_of_the_words_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

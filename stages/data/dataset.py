@@ -19,10 +19,13 @@ from stages.data.formats import Format, detect, parse
 from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
 from stages.data.records import BadRow, LeftOut, Record, Row
-from stages.data.roles import TAKE, check_labels, group_unpaired
+from stages.data.roles import TAKE, check_labels, group_unpaired, key_of
 from stages.data.settings import DataSettings, RoleSettings
 from stages.data.sources import describe, read_rows
+from stages.data.unread import refuse_unread
+from stages.data.usage import Usage
 from stages.progress import progress
+from stages.trees import Tree
 
 PATIENCE = 1  # seconds before a progress bar appears
 
@@ -31,7 +34,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Dataset:
-    """The examples of a role, each beside the opening that hold-outs go by, and what happened on the way."""
+    """The examples of a role, each beside the opening that hold-outs go by, and what happened on the way.
+
+    grouped: rows that went into another's example; split: examples beyond the first of their row; unanswered: rows
+    whose last turns have no answer, so that nothing is learned from them.
+    """
 
     role: str
     source: str
@@ -40,9 +47,12 @@ class Dataset:
     style: str = ""
     read: int = 0
     grouped: int = 0
+    split: int = 0
+    unanswered: int = 0
     truncated: int = 0
     digest: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
     openings: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
 
@@ -60,7 +70,8 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
     own: RoleSettings = getattr(settings, role)
     dataset = Dataset(role, describe(own), settings.bad_rows == "drop")
     with _bar(read_rows(role, own, seed), f"{role}: reading") as rows:
-        records = list(_records(dataset, iter(rows), Columns(own.columns, f"data.{role}.columns")))
+        columns = Columns(own.columns, f"data.{role}.columns", frozenset(own.ignore))
+        records = list(_records(dataset, iter(rows), columns))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
     _encode(dataset, _unique(dataset, records), encoder, Limits.of_role(role, settings))
@@ -80,12 +91,18 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
         if known is None:
             known = detect(row, columns)
         try:
-            record = TAKE[dataset.role](parse(row, known, columns))
+            parsed = parse(row, known, columns)
+            refuse_unread(dataset.role, known.name, parsed, columns.ignore)
+            record = TAKE[dataset.role](parsed)
         except LeftOut as error:
             dataset.leave_out(error, row.where)
             continue
         if not dataset.style:
             _recognised(dataset, known, record, row)
+        dataset.usage.see(row.values, parsed)
+        dataset.unanswered += any(
+            isinstance(c, list) and c[-1]["role"] != "assistant" for c in record.completions
+        )
         yield record
     dataset.digest = digest.hexdigest()
 
@@ -107,7 +124,7 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
     seen: set[str] = set()
     unique = []
     for record in grouped:
-        key = str(record.prompt)
+        key = key_of(record)
         if not record.completions and key in seen:
             dataset.dropped["prompt seen before"] += 1
             continue
@@ -124,14 +141,24 @@ def _encode(dataset: Dataset, records: list[Record], encoder: Encoder, limits: L
         for record in shown:
             encoder.check(record)
             try:
-                whole = encoder.encode(record)
-                tree = limits.fit(whole)
+                whole = encoder.encode(record, split=dataset.role == "sft")
             except LeftOut as error:
                 dataset.leave_out(error, record.where)
                 continue
-            dataset.truncated += tree is not whole
-            dataset.openings.append(record.opening)
-            dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
+            dataset.split += len(whole) - 1
+            for tree in whole:
+                _add(dataset, record, tree, limits)
+
+
+def _add(dataset: Dataset, record: Record, whole: Tree, limits: Limits) -> None:
+    try:
+        tree = limits.fit(whole)
+    except LeftOut as error:
+        dataset.leave_out(error, record.where)
+        return
+    dataset.truncated += tree is not whole
+    dataset.openings.append(record.opening)
+    dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
 
 
 def _bar(items: Iterable, description: str) -> tqdm:

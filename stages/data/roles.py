@@ -64,8 +64,13 @@ def group_unpaired(records: list[Record]) -> list[Record]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for index, record in enumerate(records):
         labelled = record.scores is not None and len(record.completions) == 1
-        groups[str(record.prompt) if labelled else f"row {index}"].append(record)
+        groups[key_of(record) if labelled else f"row {index}"].append(record)
     return [_joined(group) for group in groups.values()]
+
+
+def key_of(record: Record) -> str:
+    """What records of one prompt share: it, and the tools that it is answered with."""
+    return f"{record.prompt}{record.tools or ''}"
 
 
 def check_labels(record: Record) -> Record:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from omegaconf import OmegaConf
+from transformers import AddedToken
 
 from stages.config.errors import UserError
 from stages.data.encoder import Encoder
-from stages.data.records import Message, Record
+from stages.data.records import BadRow, Message, Record
 from stages.data.settings import DataSettings
 from stages.data.tokenizers import eos_token_ids
 from stages.trees import Tree
@@ -61,3 +62,28 @@ def test_conversations_without_a_template_are_a_clear_error() -> None:
         encoder(CHATML, "data.chat=never").check(record)
     with pytest.raises(UserError, match="always"):
         encoder(None, "data.chat=always")
+
+
+def test_a_completion_that_would_end_in_its_middle_is_named() -> None:
+    with pytest.raises(BadRow, match="holds the token <eos>, with which it would end there"):
+        encoder().encode(Record("The end is", ["marked by <eos> here"]))
+    with pytest.raises(BadRow, match="control token <eos>"):
+        encoder(CHATML).encode(Record("p", ["marked by <eos> here"]))
+    # A prompt may hold its own template, and text without a prompt several documents.
+    encoder(CHATML, "data.chat=never").encode(Record("<start>user\nq<eos>\n<start>assistant\n", ["a"]))
+    encoder().encode(Record("", ["one<eos>two"], raw=True))
+
+
+def test_special_tokens_that_no_template_writes_are_text_like_any_other() -> None:
+    settings = DataSettings.model_validate(OmegaConf.to_container(make_config().data))
+    tokenizer = tiny_tokenizer(CHATML)
+    tokenizer.add_tokens([AddedToken("<filename>", special=True)])
+    Encoder(tokenizer, eos_token_ids(tokenizer), settings).encode(Record("copy <filename>", ["yes"]))
+
+
+def test_what_a_template_is_given_needs_a_template() -> None:
+    for override in ("data.system_prompt=short", "data.chat_template_kwargs={a: 1}"):
+        with pytest.raises(UserError, match=r"data\.\w+ needs a chat template"):
+            encoder(None, override)
+    with pytest.raises(ValueError, match="a date such as"):
+        encoder(CHATML, "data.chat_template_date=tomorrow")

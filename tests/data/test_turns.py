@@ -10,6 +10,7 @@ from stages.data.records import BadRow
 from stages.data.turns import to_message, unread_keys
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+THOUGHTFUL = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
 READ = [
     ({"from": "human", "value": "q"}, {"role": "user", "content": "q"}),
     ({"from": "gpt", "value": "a"}, {"role": "assistant", "content": "a"}),
@@ -21,7 +22,7 @@ READ = [
         for role in ("function", "observation", "ipython", "function_response", "tool_response")
     ),
     *(
-        ({"role": "assistant", "content": "a", key: "hm"}, {"role": "assistant", "content": "a", "reasoning_content": "hm"})
+        ({"role": "assistant", "content": "a", key: "hm"}, THOUGHTFUL)
         for key in ("reasoning_content", "reasoning", "thinking")
     ),
     ({"role": "user", "content": [{"type": "text", "text": "q"}, {"text": "?"}]}, {"role": "user", "content": "q?"}),
@@ -36,7 +37,7 @@ READ = [
                 "role": "assistant",
                 "tool_calls": [{"function": {"name": "weather", "arguments": '{"city": "Paris"}'}}],
             },
-            {"role": "assistant", "content": "", "function_call": {"name": "weather", "arguments": '{"city": "Paris"}'}},
+            {"role": "assistant", "function_call": {"name": "weather", "arguments": '{"city": "Paris"}'}},
             {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Paris"}}'},
             {"role": "assistant", "content": "", "tool_calls": [{"name": "weather", "parameters": {"city": "Paris"}}]},
         )

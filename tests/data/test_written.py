@@ -75,9 +75,9 @@ LEFT_OUT = [
      [ROW[0], {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}], [], "does not write 'tool_calls'"),
     # Of what stands in a text, not in the shape of the dialogue.
     (CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('###')[0] }}"),
-     [ROW[0], {"role": "assistant", "content": "yes ### and more"}], [], "leaves out what a message of 'assistant' says"),
+     [ROW[0], {"role": "assistant", "content": "yes ### and more"}], [], "leaves out what .* 'assistant' says"),
     (CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}"),
-     [ROW[0], {"role": "assistant", "content": "<think>hm</think>yes"}], [], "does not write 'reasoning_content'"),
+     [ROW[0], {"role": "assistant", "content": "<think>hm</think>yes"}], [], "not write 'reasoning_content'"),
     (CHATML, [{**ROW[0], "name": "Ann"}, ROW[3]], [], "does not write 'name' of 'user'"),
 ]  # fmt: skip
 

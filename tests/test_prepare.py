@@ -233,7 +233,9 @@ def test_every_column_is_accounted_for(model: Path, tmp_path: Path) -> None:
     columns = {role: report[role]["columns"] for role in ("sft", "preference", "prompt")}
     for each in columns.values():
         assert (each["read"], each["ignored_message_keys"]) == (["conversations"], ["lang"])
-    assert [columns[role]["kept_for_rewards"] for role in columns] == [[], ["answer", "id"], ["answer", "id"]]
+    assert [columns[role]["kept_for_rewards"] for role in columns] == [
+        [], ["answer", "id"], ["answer", "conversations", "id"]
+    ]  # fmt: skip
     assert [columns[role]["ignored"] for role in columns] == [["answer", "id"], [], []]
 
 

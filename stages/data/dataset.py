@@ -99,12 +99,15 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
             continue
         if not dataset.style:
             _recognised(dataset, known, record, row)
-        dataset.usage.see(row.values, parsed)
-        dataset.unanswered += any(
-            isinstance(c, list) and c[-1]["role"] != "assistant" for c in record.completions
-        )
+        dataset.usage.see(row.values, record)
+        dataset.unanswered += dataset.role != "prompt" and _unanswered(parsed)
         yield record
     dataset.digest = digest.hexdigest()
+
+
+def _unanswered(record: Record) -> bool:
+    """Whether turns follow a dialogue's last answer. As a prompt it goes up to them."""
+    return any(isinstance(turns, list) and turns[-1]["role"] != "assistant" for turns in record.completions)
 
 
 def _recognised(dataset: Dataset, known: Format, record: Record, row: Row) -> None:

@@ -16,24 +16,24 @@ WHY_IGNORED = {
 
 @dataclass
 class Usage:
-    """Columns by name: those that the format read, those beside them, and keys of messages that nothing reads."""
+    """Columns by name: those that the format read, those that stay with the row, and keys of messages that nothing
+    reads. What the prompt role does not train on stays, too."""
 
     read: set[str] = field(default_factory=set)
-    beside: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
     message_keys: set[str] = field(default_factory=set)
 
     def see(self, values: dict[str, Any], record: Record) -> None:
         """A row and the record that was made of it."""
         self.read |= record.read
-        self.beside |= record.columns.keys()
+        self.kept |= record.columns.keys()
         for name in record.read:
             if name in values:
                 self.message_keys |= unread_in(values[name])
 
     def describe(self, role: str, verified: bool) -> dict[str, Any]:
         """The columns' part of report.json. verified: whether rewards or a verifier will see the role's rows."""
-        beside = sorted(self.beside)
-        kept, ignored = (beside, []) if verified else ([], beside)
+        kept, ignored = (sorted(self.kept), []) if verified else ([], sorted(self.kept))
         return {
             "read": sorted(self.read),
             "kept_for_rewards": kept,

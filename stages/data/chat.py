@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.data.control import ControlTokens
-from stages.data.probes import PROBE, THINKING, fit_forms
+from stages.data.probes import PROBE, choose_probe, fit_forms
 from stages.data.records import BadRow, LeftOut, Message
 from stages.data.template import Template, Tools
 from stages.data.turntexts import TurnTexts
@@ -34,7 +34,7 @@ class ChatTemplate:
         self.stable: dict[Any, bool] = {}
         try:
             fit_forms(template)
-            probe = self._probe()
+            probe = choose_probe(self.texts)
             rendered = template.render([*self.system, *probe], [], generate=False)
             self.stop_ids = stop_ids | {self._end_of_turn(probe, stop_ids)}
             self.control = ControlTokens(tokenizer, self.stop_ids, rendered)
@@ -163,18 +163,6 @@ class ChatTemplate:
                 self.control.refuse_in(message)
         if tools:
             self.control.refuse(str(tools), "a tool's definition")
-
-    def _probe(self) -> list[Message]:
-        """The conversation that checks are made on: with a thought, where answers must begin with one."""
-        try:
-            self.texts.whole(PROBE, [])
-        except BadRow as error:
-            try:
-                self.texts.whole(THINKING, [])
-            except BadRow:
-                raise error from None
-            return THINKING
-        return PROBE
 
     def _end_of_turn(self, probe: list[Message], stop_ids: set[int]) -> int:
         opening = self.texts.opening(probe[:1], [])

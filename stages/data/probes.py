@@ -6,6 +6,7 @@ import json
 
 from stages.data.records import BadRow, Message
 from stages.data.template import Template
+from stages.data.turntexts import TurnTexts
 
 PROBE = [Message(role="user", content="one"), Message(role="assistant", content="two")]
 THINKING = [PROBE[0], Message(role="assistant", content="two", reasoning_content="three")]
@@ -31,6 +32,19 @@ def fit_forms(template: Template) -> None:
     )
     if template.calls_as_text and not _writes(template, CALLED, json.dumps({"five": "six"})):
         template.calls_as_text = False
+
+
+def choose_probe(texts: TurnTexts) -> list[Message]:
+    """The conversation that checks are made on: with a thought, where answers must begin with one. Raises BadRow."""
+    try:
+        texts.whole(PROBE, [])
+    except BadRow as error:
+        try:
+            texts.whole(THINKING, [])
+        except BadRow:
+            raise error from None
+        return THINKING
+    return PROBE
 
 
 def _writes(template: Template, messages: list[Message], *words: str) -> bool:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.data.answers import check_answers
 from stages.data.base_model import BaseModel, check_location, find_base_model, write_base_model
 from stages.data.dataset import Dataset, load_dataset
+from stages.data.demands import NO_DEMANDS, Demands
 from stages.data.embedded import import_embedded
 from stages.data.encoder import Encoder
 from stages.data.examples import write_examples
@@ -35,15 +36,17 @@ log = logging.getLogger("stages.prepare")  # not __name__: run as a program, tha
 def main(run: Stage) -> None:
     if not run.is_main:  # there is nothing to share, and one process writes
         return
-    report = prepare(run.config, run.output)
+    report = prepare(run.config, run.output, Demands.of(run.config))
     for role in ROLES:
         run.tracker.log_dataset(role, report[role]["digest"], report[role]["read"])
     run.tracker.log_artifact(run.output / "report.json")
     run.tracker.log_artifact(run.output / "examples.html")
 
 
-def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
+def prepare(config: DictConfig, output: Path, demands: Demands = NO_DEMANDS) -> dict[str, Any]:
     """Writes the model, the three roles' examples and report.json into `output`; returns the report.
+
+    demands: what later stages ask of the data. They are checked, and change nothing that is written.
 
     Raises UserError before anything is written and before any weights are loaded.
     """
@@ -54,9 +57,10 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     encoder = Encoder(tokenizer, set(model.stop_token_ids), settings)
     datasets = [load_dataset(role, settings, encoder, config.seed) for role in ROLES]
     for dataset in datasets:
-        _check_sampled(dataset, settings, limit)
+        _check_sampled(dataset, settings, limit, demands)
         check_vocabulary(dataset, tokenizer, vocabulary_size(config.model))
     splits = hold_out(datasets, settings.test_size, config.seed)
+    demands.check_preferences(splits["preference"].train, settings.verifier)
     # By name and not by import: what is only checked is no part of what prepare computes.
     check_model = get_method("stages.models.door.check_model")
     if not model.embedded:
@@ -81,10 +85,12 @@ def prepare(config: DictConfig, output: Path) -> dict[str, Any]:
     return report
 
 
-def _check_sampled(dataset: Dataset, settings: DataSettings, limit: int | None) -> None:
+def _check_sampled(dataset: Dataset, settings: DataSettings, limit: int | None, demands: Demands) -> None:
     # Only where completions are sampled is there something to verify.
     sampled = [example for example in dataset.examples if not example.tree.completions]
     check_answers(dataset.role, settings.verifier, sampled)
+    if dataset.role == "prompt":
+        demands.check_columns(settings.verifier, sampled)
     if dataset.role == "preference" and any(example.scores is None for example in dataset.examples):
         max_new_tokens = settings.preference.sampling.max_new_tokens
         parts = {"data.max_prompt_length": settings.max_prompt_length}

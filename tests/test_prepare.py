@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from stages.config.errors import UserError
 from stages.data.base_model import read_base_model
+from stages.data.demands import NO_DEMANDS, Demands
 from stages.data.examples import read_examples
 from stages.prepare import prepare
-from tests.data.tiny import ROOT, make_config, save_tiny_model, write_jsonl
+from tests.data.tiny import CHATML, ROOT, make_config, save_tiny_model, targets, tiny_tokenizer, write_jsonl
 
 FILES = [
     "digests.json",
@@ -35,7 +37,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def run(model: Path, output: Path, rows: list[dict[str, Any]], *overrides: str) -> dict[str, Any]:
+def run(
+    model: Path, output: Path, rows: list[dict[str, Any]], *overrides: str, demands: Demands = NO_DEMANDS
+) -> dict[str, Any]:
     """prepare on one file for all roles, 2 prompts held out, without a verifier."""
     path = write_jsonl(output.with_suffix(".jsonl"), rows)
     output.mkdir()
@@ -45,7 +49,7 @@ def run(model: Path, output: Path, rows: list[dict[str, Any]], *overrides: str) 
         for key in ("source=files", f"path={path}")
     ]
     common = [f"model.path={model}", "data.test_size=2", "data.verifier=null"]
-    return prepare(make_config(*common, *own, *overrides), output)
+    return prepare(make_config(*common, *own, *overrides), output, demands)
 
 
 def pairs(count: int = 6) -> list[dict[str, Any]]:
@@ -214,6 +218,124 @@ def test_bad_input_is_named_and_nothing_is_written(
     with pytest.raises(UserError, match=message):
         run(model, tmp_path / "out", rows, *overrides)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def needs_gold(completions: list[str], gold: list[str]) -> list[float]:
+    """A user's reward that reads a column."""
+    return [float(text == right) for text, right in zip(completions, gold, strict=True)]
+
+
+LABELLED = [{"prompt": f"p{i}", "completion": "c", "label": True} for i in range(6)]
+ASKED = [
+    (LABELLED, (), Demands(pairs=("rl.dpo",)), "rl.dpo learns from nothing else"),
+    ([{"prompt": f"p{i}", "completion": "c"} for i in range(6)], (), Demands(labels=("rl.kto",)),
+     "rows without preferences, and rl.kto learns from them: set data.verifier"),
+    ([{"prompt": f"p{i}", "completion": "c"} for i in range(6)], ("data.verifier=exact",), Demands(pairs=("rl.dpo",)),
+     "'exact' reads the column 'answer', which not every row of data.p"),
+    (LABELLED, (), Demands(rewards=("tests.test_prepare:needs_gold",)), "needs the column 'gold'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "overrides", "demands", "message"), ASKED)
+def test_what_later_stages_would_miss_is_told_before_anything_is_written(
+    model: Path, tmp_path: Path, rows: Any, overrides: Any, demands: Demands, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(model, tmp_path / "out", rows, *overrides, demands=demands)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_labels_of_one_kind_are_enough_for_kto(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path / "out", LABELLED, demands=Demands(labels=("rl.kto",)))
+
+
+def test_the_demands_of_a_configuration() -> None:
+    def of(algorithm: str, kind: str, rewards: dict[str, float]) -> Demands:
+        section = {"_target_": f"stages.algorithms.{algorithm}.{kind}", "rewards": rewards}
+        return Demands.of(OmegaConf.create({"rl": {"algo": algorithm, algorithm: section}}))
+
+    assert of("dpo", "DPO", {}) == Demands(pairs=("rl.dpo",))
+    assert of("kto", "KTO", {}) == Demands(labels=("rl.kto",))
+    assert of("ppo", "PPO", {"reward_model": 1.0}) == Demands(pairs=("the reward model",))
+    assert of("grpo", "GRPO", {"verifier": 1.0, "own:function": 0.5}) == Demands(rewards=("own:function",))
+
+
+def test_dialogues_with_a_label_are_labelled(model: Path, tmp_path: Path) -> None:
+    turns = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}] for i in range(8)]
+    rows = [{"messages": messages, "label": i % 2 == 0} for i, messages in enumerate(turns)]
+    report = run(model, tmp_path / "out", rows)
+    assert report["preference"]["format"] == "unpaired"
+    assert report["sft"]["dropped"] == {"no completion is marked good": 4}
+    examples = read_examples(tmp_path / "out" / "preference.jsonl")
+    assert {example.prompt[1:]: example.scores for example in examples} == {
+        number: [float(int(number) % 2 == 0)] for number in (example.prompt[1:] for example in examples)
+    }
+
+
+def test_every_column_is_accounted_for(model: Path, tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "a"}
+    turns = [[{"role": "user", "content": f"q{i}", "lang": "en"}, answer] for i in range(6)]
+    report = run(
+        model, tmp_path / "out", [{"conversations": messages, "answer": "3", "id": 1} for messages in turns]
+    )
+    columns = {role: report[role]["columns"] for role in ("sft", "preference", "prompt")}
+    for each in columns.values():
+        assert (each["read"], each["ignored_message_keys"]) == (["conversations"], ["lang"])
+    assert [columns[role]["kept_for_rewards"] for role in columns] == [
+        [], ["answer", "id"], ["answer", "conversations", "id"]
+    ]  # fmt: skip
+    assert [columns[role]["ignored"] for role in columns] == [["answer", "id"], [], []]
+
+
+def test_images_are_refused_unless_told_otherwise(model: Path, tmp_path: Path) -> None:
+    rows = [{**pair, "images": ["1.jpg"] if pair["id"] == 2 else []} for pair in pairs()]
+    with pytest.raises(UserError, match="line 3: the column 'images' would be lost"):
+        run(model, tmp_path / "one", rows)
+    report = run(model, tmp_path / "two", rows, "data.bad_rows=drop")
+    assert report["sft"]["dropped"] == {"the column 'images' is not read": 1}
+    ignore = [f"data.{role}.ignore=[images]" for role in ("sft", "preference", "prompt")]
+    assert run(model, tmp_path / "three", rows, *ignore)["sft"]["kept"] == 6
+
+
+def test_turns_that_are_not_trained_and_turns_without_an_answer(model: Path, tmp_path: Path) -> None:
+    def dialogue(i: int) -> list[dict[str, Any]]:
+        bad, good = ({"role": "assistant", "content": text} for text in ("bad", "good"))
+        asked = [{"role": "user", "content": f"q{i}"}, {"role": "user", "content": "more"}]
+        return [asked[0], {**bad, "train": False}, asked[1], good, asked[1]]
+
+    silent = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
+    report = run(
+        model, tmp_path / "out", [*({"messages": dialogue(i)} for i in range(6)), {"messages": silent}]
+    )
+    assert report["sft"]["dropped"] == {"no answer is a target (train, weight and the like say no to all)": 1}
+    assert report["sft"]["unanswered"] == 6
+    tokenizer = tiny_tokenizer()
+    for example in read_examples(tmp_path / "out" / "sft.jsonl"):
+        assert targets(tokenizer, example.tree.completions[0]) == ["good<eos>"]
+
+
+def test_dialogues_that_a_template_rewrites_are_split_in_sft_alone(tmp_path: Path) -> None:
+    thought = "{% if loop.last and m['role'] == 'assistant' %}(){% endif %}"
+    model = save_tiny_model(
+        tmp_path / "model", CHATML.replace("{{ m['content'] }}", thought + "{{ m['content'] }}")
+    )
+    turn = [{"role": "user", "content": "more"}, {"role": "assistant", "content": "yes"}]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"q{i}"}, turn[1], turn[0]],
+            "chosen": "good",
+            "rejected": "bad",
+        }
+        for i in range(4)
+    ]
+    report = run(model, tmp_path / "pairs", rows)
+    assert (report["sft"]["split"], report["preference"]["kept"]) == (0, 4)
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, turn[1], *turn]} for i in range(4)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", pairs())
+    others = [f"data.{role}.path={prompts}" for role in ("preference", "prompt")]
+    report = run(model, tmp_path / "out", rows, *others)["sft"]
+    assert (report["read"], report["split"], report["kept"]) == (4, 4, 8)
+    assert report["kept"] == report["train"] + report["test"] + report["excluded_for_held_out_prompts"]
 
 
 def test_conversations_need_a_chat_template(tmp_path: Path) -> None:

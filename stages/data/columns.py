@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.data.messages import like_messages
 from stages.data.nearest import nearest
 from stages.data.records import BadRow
 
@@ -15,7 +17,15 @@ ANSWER = "answer"
 CANONICAL = {
     *("text", "prompt", "completion", "messages", "instruction", "input", "output"),
     *("chosen", "rejected", "responses", "scores", "label"),
+    *("system", "history", "tools"),
     ANSWER,
+}
+# Names that say the same wherever they are used; the others of the field (question, response) are for the user to map.
+ALIASES = {
+    "messages": ("conversations", "conversation", "dialogue", "dialog", "turns"),
+    "system": ("system_prompt",),
+    "tools": ("functions",),
+    "label": ("kto_tag",),
 }
 Mapping = dict[str, str | list[str]]
 
@@ -26,10 +36,33 @@ class NoColumn(Exception):
 
 @dataclass(frozen=True)
 class Columns:
-    """A role's mapping from canonical names to the columns' own names. key: where it stands in the config."""
+    """A role's mapping from canonical names to the columns' own names.
+
+    key: where it stands in the config. ignore: columns that no format may use, whatever they are called.
+    """
 
     mapping: Mapping
     key: str
+    ignore: frozenset[str] = frozenset()
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        return own_names(self.mapping, but=set()) | self.ignore
+
+    def _own(self, row: dict[str, Any], name: str) -> str | list[str] | None:
+        """What a row calls a canonical column: as mapped, by its canonical name or an alias; None where it has none."""
+        if name in self.mapping:
+            return self.mapping[name]
+        if name in row and name not in self.ignore:
+            return name
+        for alias in ALIASES.get(name, ()):
+            if (
+                alias in row
+                and alias not in self._taken
+                and (name != "messages" or like_messages(row[alias]))
+            ):
+                return alias
+        return None
 
     def check(self, row: dict[str, Any], where: str) -> None:
         """Raises UserError on an unknown canonical name in the mapping, and on a column that is not there."""
@@ -48,13 +81,13 @@ class Columns:
 
     def available(self, row: dict[str, Any]) -> set[str]:
         """The canonical names that a row has, by mapping or by its own names."""
-        return {name for name in CANONICAL if name in self.mapping or name in row}
+        return {name for name in CANONICAL if self._own(row, name) is not None}
 
     def pick(self, row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
         """The canonical columns of a row, a list of own names as the list of their values. Raises BadRow."""
         picked = {}
         for name in names:
-            own = self.mapping.get(name, name)
+            own = self._own(row, name) or name
             try:
                 picked[name] = (
                     _look_up(row, own) if isinstance(own, str) else [_look_up(row, path) for path in own]
@@ -69,7 +102,7 @@ class Columns:
 
     def tops(self, row: dict[str, Any], names: Iterable[str]) -> set[str]:
         """The row's own top-level columns that the canonical names take."""
-        owns = own_names({name: self.mapping.get(name, name) for name in names}, but=set())
+        owns = own_names({name: self._own(row, name) or name for name in names}, but=set())
         return {own if own in row else own.split(".")[0] for own in owns}
 
 

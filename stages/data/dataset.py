@@ -21,10 +21,13 @@ from stages.data.limits import Limits
 from stages.data.messages import is_transcript, show
 from stages.data.problems import COLUMNS as PROBLEM_COLUMNS
 from stages.data.records import BadRow, LeftOut, Record, Row
-from stages.data.roles import TAKE, check_labels, group_unpaired
+from stages.data.roles import TAKE, check_labels, group_unpaired, key_of
 from stages.data.settings import DataSettings, RoleSettings
 from stages.data.sources import describe, read_rows
+from stages.data.unread import refuse_unread
+from stages.data.usage import Usage
 from stages.progress import progress
+from stages.trees import Tree
 
 PATIENCE = 1  # seconds before a progress bar appears
 
@@ -33,7 +36,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Dataset:
-    """The examples of a role, each beside the opening that hold-outs go by, and what happened on the way."""
+    """The examples of a role, each beside the opening that hold-outs go by, and what happened on the way.
+
+    grouped: rows that went into another's example; split: examples beyond the first of their row; unanswered: rows
+    whose last turns have no answer, so that nothing is learned from them.
+    """
 
     role: str
     source: str
@@ -42,9 +49,12 @@ class Dataset:
     style: str = ""
     read: int = 0
     grouped: int = 0
+    split: int = 0
+    unanswered: int = 0
     truncated: int = 0
     digest: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
     openings: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
 
@@ -62,7 +72,7 @@ def load_dataset(role: str, settings: DataSettings, encoder: Encoder, seed: int)
     own: RoleSettings = getattr(settings, role)
     dataset = Dataset(role, describe(own), settings.bad_rows == "drop")
     with _bar(read_rows(role, own, seed), f"{role}: reading") as rows:
-        records = list(_records(dataset, iter(rows), Columns(own.columns, f"data.{role}.columns")))
+        records = list(_records(dataset, iter(rows), _columns(role, own)))
     if not dataset.read:
         raise UserError(f"data.{role}: {dataset.source} is empty")
     check = answer_check(settings.verifier, records)
@@ -86,7 +96,11 @@ def known_records(role: str, settings: DataSettings, seed: int) -> Iterator[Reco
     if own.source == "reasoning_gym":
         return iter([Record("", [], columns=dict.fromkeys(PROBLEM_COLUMNS))])
     dataset = Dataset(role, describe(own), drop_bad_rows=True)
-    return _records(dataset, read_rows(role, own, seed), Columns(own.columns, f"data.{role}.columns"))
+    return _records(dataset, read_rows(role, own, seed), _columns(role, own))
+
+
+def _columns(role: str, own: RoleSettings) -> Columns:
+    return Columns(own.columns, f"data.{role}.columns", frozenset(own.ignore))
 
 
 def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterator[Record]:
@@ -100,14 +114,23 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
         if known is None:
             known = detect(row, columns)
         try:
-            record = TAKE[dataset.role](parse(row, known, columns))
+            parsed = parse(row, known, columns)
+            refuse_unread(dataset.role, known.name, parsed, columns.ignore)
+            record = TAKE[dataset.role](parsed)
         except LeftOut as error:
             dataset.leave_out(error, row.where)
             continue
         if not dataset.style:
             _recognised(dataset, known, record, row)
+        dataset.usage.see(row.values, record)
+        dataset.unanswered += dataset.role != "prompt" and _unanswered(parsed)
         yield record
     dataset.digest = digest.hexdigest()
+
+
+def _unanswered(record: Record) -> bool:
+    """Whether turns follow a dialogue's last answer. As a prompt it goes up to them."""
+    return any(isinstance(turns, list) and turns[-1]["role"] != "assistant" for turns in record.completions)
 
 
 def _recognised(dataset: Dataset, known: Format, record: Record, row: Row) -> None:
@@ -127,7 +150,7 @@ def _unique(dataset: Dataset, records: list[Record]) -> list[Record]:
     seen: set[str] = set()
     unique = []
     for record in grouped:
-        key = str(record.prompt)
+        key = key_of(record)
         if not record.completions and key in seen:
             dataset.dropped["prompt seen before"] += 1
             continue
@@ -151,14 +174,24 @@ def _encode(
             encoder.check(record)
             try:
                 check(record)
-                whole = encoder.encode(record)
-                tree = limits.fit(whole)
+                whole = encoder.encode(record, split=dataset.role == "sft")
             except LeftOut as error:
                 dataset.leave_out(error, record.where)
                 continue
-            dataset.truncated += tree is not whole
-            dataset.openings.append(record.opening)
-            dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
+            dataset.split += len(whole) - 1
+            for tree in whole:
+                _add(dataset, record, tree, limits)
+
+
+def _add(dataset: Dataset, record: Record, whole: Tree, limits: Limits) -> None:
+    try:
+        tree = limits.fit(whole)
+    except LeftOut as error:
+        dataset.leave_out(error, record.where)
+        return
+    dataset.truncated += tree is not whole
+    dataset.openings.append(record.opening)
+    dataset.examples.append(Example(tree, show(record.prompt), record.scores, record.columns))
 
 
 def _bar(items: Iterable, description: str) -> tqdm:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stages.config.errors import UserError
-from stages.data import parsers
+from stages.data import dialogues, parsers
 from stages.data.columns import Columns
+from stages.data.context import CONTEXT, with_context
 from stages.data.nearest import nearest
 from stages.data.parsers import Fields
 from stages.data.records import Record, Row
@@ -15,7 +16,7 @@ from stages.data.records import Record, Row
 
 @dataclass(frozen=True)
 class Format:
-    """needs: canonical columns it is recognised by; may: columns it uses where they are there."""
+    """needs: canonical columns it is recognised by; may: columns it uses where they are there, beside the context."""
 
     name: str
     needs: tuple[str, ...]
@@ -35,13 +36,16 @@ def detect(row: Row, columns: Columns) -> Format:
 
 def parse(row: Row, known: Format, columns: Columns) -> Record:
     """A row of a known format as a record, beside the columns that the format does not use. Raises BadRow."""
-    names = [*known.needs, *(name for name in known.may if name in columns.available(row.values))]
-    record = known.parse(columns.pick(row.values, names))
-    prompts = columns.tops(row.values, set(names) & {"prompt", "instruction", "input"})
-    used = columns.tops(row.values, names) - prompts
-    rest = {name: value for name, value in row.values.items() if name not in used | prompts}
-    taken = {name: row.values[name] for name in row.values if name in used}
-    return replace(record, columns=rest | columns.answer(row.values), used=taken, where=row.where)
+    available = columns.available(row.values)
+    names = [*known.needs, *(name for name in (*known.may, *CONTEXT) if name in available)]
+    fields = columns.pick(row.values, names)
+    record = with_context(known.parse(fields), fields)
+    prompts = columns.tops(row.values, PROMPTS & set(names))
+    read = columns.tops(row.values, names)
+    rest = {name: value for name, value in row.values.items() if name not in read}
+    taken = {name: row.values[name] for name in row.values if name in read - prompts}
+    rest |= columns.answer(row.values)
+    return replace(record, columns=rest, used=taken, read=frozenset(read), where=row.where)
 
 
 def _missing(row: Row, columns: Columns, available: set[str]) -> str:
@@ -51,12 +55,26 @@ def _missing(row: Row, columns: Columns, available: set[str]) -> str:
     if not _share(begun, available):
         spelled = {name: nearest(name, FIRST_COLUMNS) for name in row.values}
         hint = next((f"'{name}'{text}" for name, text in spelled.items() if "did you mean" in text), "")
-        example = f"{columns.key}: {{prompt: {next(iter(row.values), 'question')}}}"
-        return f"no known format in the columns {own}; {hint or f'map them, such as {example}'}"
-    lacking = next(name for name in begun.needs if name not in available)
-    found = nearest(lacking, [name for name in row.values if name not in available])
+        example = _mapping(row, ("prompt", "completion")) or f"prompt: {next(iter(row.values), 'question')}"
+        if not hint or "completion" in example:
+            hint = f"map them, such as {columns.key}: {{{example}}}"
+        return f"no known format in the columns {own}; {hint}"
+    lacking = [name for name in begun.needs if name not in available]
+    found = nearest(lacking[0], [name for name in row.values if name not in available])
     hint = found if "did you mean" in found else ""
-    return f"{begun.name} data need the column '{lacking}', and the columns are {own}{hint}"
+    if not hint and (
+        example := _mapping(row, (*lacking, *(name for name in begun.may if name not in available)))
+    ):
+        hint = f"; map them, such as {columns.key}: {{{example}}}"
+    return f"{begun.name} data need the column '{lacking[0]}', and the columns are {own}{hint}"
+
+
+def _mapping(row: Row, names: tuple[str, ...]) -> str:
+    """A guess for the columns that are missing, to be written into the config by a user who agrees."""
+    pairs = (
+        (name, next((own for own in OTHER_NAMES.get(name, ()) if own in row.values), None)) for name in names
+    )
+    return ", ".join(f"{name}: {own}" for name, own in pairs if own)
 
 
 def _share(known: Format, available: set[str]) -> float:
@@ -66,10 +84,19 @@ def _share(known: Format, available: set[str]) -> float:
 # The order decides where a row fits several: the format that says most comes first.
 FORMATS = [
     Format("preference, explicit prompt", ("prompt", "chosen", "rejected"), (), parsers.preference),
+    Format("preference, explicit prompt", ("messages", "chosen", "rejected"), (), dialogues.preference),
+    Format(
+        "preference, explicit prompt",
+        ("instruction", "chosen", "rejected"),
+        ("input",),
+        dialogues.preferred_output,
+    ),
     Format("preference, implicit prompt", ("chosen", "rejected"), (), parsers.preference),
     Format("ranking by scores", ("prompt", "responses", "scores"), (), parsers.ranking),
     Format("ranking by order", ("prompt", "responses"), (), parsers.ranking),
     Format("unpaired", ("prompt", "completion", "label"), (), parsers.unpaired),
+    Format("unpaired", ("messages", "label"), (), dialogues.unpaired),
+    Format("unpaired", ("instruction", "output", "label"), ("input",), dialogues.unpaired_output),
     Format("prompt-completion", ("prompt", "completion"), (), parsers.prompt_completion),
     Format("instruction", ("instruction", "output"), ("input",), parsers.instruction),
     Format("messages", ("messages",), (), parsers.messages),
@@ -77,5 +104,16 @@ FORMATS = [
     Format("prompt-only", ("prompt",), (), parsers.prompt_only),
 ]
 FIRST_COLUMNS = {name for known in FORMATS for name in known.needs}
+PROMPTS = {"prompt", "instruction", "input", *CONTEXT}
 # Beside a lone prompt these mean that a column is misspelled, not that completions are still to be sampled.
 COMPARED = {"chosen", "rejected", "responses"}
+# What files of the field call these columns, and something else elsewhere: named in errors, never assumed.
+ANSWERS = ("response", "answer", "solution", "output", "target")
+OTHER_NAMES = {
+    "prompt": ("question", "query", "problem", "instruction"),
+    "completion": ANSWERS,
+    "output": ANSWERS,
+    "input": ("context",),
+    "chosen": ("chosen_response", "preferred", "accepted"),
+    "rejected": ("rejected_response", "rejected_messages", "dispreferred"),
+}

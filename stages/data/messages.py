@@ -1,4 +1,4 @@
-"""Conversations: their spellings, and the checks that a chat template relies on."""
+"""Conversations, out of lists of messages, JSON in a cell, and transcripts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 from typing import Any
 
 from stages.data.records import BadRow, Message, Text
+from stages.data.turns import CALL_KEYS, ROLE_KEYS, TEXT_KEYS, to_message, unread_keys
 
-ROLES = {"system", "developer", "user", "assistant", "tool"}
-# ShareGPT's spelling of the same thing.
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
 TURN = re.compile(r"\n\n(Human|Assistant):")
 TRANSCRIPT = re.compile(r"\A\s*\n\nHuman:")
+# Messages in a cell, and what Python prints for them.
+KEY = "role|from|content|value"
+CELL, REPR = re.compile(rf'\A\s*\[?\s*\{{\s*"({KEY})"\s*:'), re.compile(rf"\A\s*\[?\s*\{{\s*'({KEY})'\s*:")
 
 
 def to_text(value: Any, name: str) -> Text:
@@ -23,13 +24,18 @@ def to_text(value: Any, name: str) -> Text:
     if isinstance(value, str):
         if TRANSCRIPT.match(value):
             return parse_transcript(value)
-        if re.match(r'\A\s*\[\s*\{\s*"(role|from)"', value):
-            return to_text(_parse_cell(value, name), name)
+        if CELL.match(value) and (found := _parse_cell(value, name)) is not None:
+            return to_text(found, name)
+        if REPR.match(value) and ("'role'" in value or "'from'" in value):
+            detail = f"'{name}' holds what Python prints for messages, not JSON: write it with json.dumps"
+            raise BadRow(f"'{name}' holds messages that are not JSON", detail)
         if not value.strip():
             raise BadRow(f"'{name}' is empty")
         return value
     if isinstance(value, list):
-        return [_to_message(item, name) for item in value] or _fail(f"'{name}' is empty")
+        return [to_message(item, name) for item in value] or _fail(f"'{name}' is empty")
+    if isinstance(value, dict):  # a message by itself
+        return [to_message(value, name)]
     if value is None:
         raise BadRow(f"'{name}' is empty")
     raise BadRow(
@@ -61,6 +67,27 @@ def parse_transcript(text: str) -> list[Message]:
     return messages
 
 
+def like_messages(value: Any) -> bool:
+    """Whether a value is a list of objects that each have a role and a key for what is said."""
+    keys = (
+        [item.keys() if isinstance(item, dict) else set() for item in value]
+        if isinstance(value, list)
+        else []
+    )
+    said = (*TEXT_KEYS, *CALL_KEYS)
+    return bool(keys) and all(
+        any(k in own for k in ROLE_KEYS) and any(k in own for k in said) for own in keys
+    )
+
+
+def unread_in(value: Any) -> set[str]:
+    """Keys of a value's messages that say something and that nothing reads."""
+    if isinstance(value, str):
+        value = _parse_cell(value, "") if CELL.match(value) else None
+    items = value if isinstance(value, list) else [value]
+    return {key for item in items for key in unread_keys(item)}
+
+
 def as_turn(text: Text, role: str) -> list[Message]:
     """Messages as they are; a plain string as one turn of the given role."""
     return [Message(role=role, content=text)] if isinstance(text, str) else text
@@ -76,24 +103,14 @@ def show(text: Text) -> str:
 
 
 def _parse_cell(value: str, name: str) -> Any:
+    """The messages in a cell; None where it holds something else, which is text like any other."""
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
+        found = json.loads(value)
+    except ValueError as error:
+        if '"role"' not in value and '"from"' not in value:
+            return None
         raise BadRow(f"'{name}' holds malformed JSON", f"'{name}' holds malformed JSON: {error}") from error
-
-
-def _to_message(item: Any, name: str) -> Message:
-    if not isinstance(item, dict):
-        _fail(f"'{name}' holds a message that is not an object with 'role' and 'content'")
-    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
-    if role not in ROLES:
-        raise BadRow(
-            f"'{name}' has an unknown role", f"'{name}' has the role {role!r}; known are {sorted(ROLES)}"
-        )
-    if not isinstance(content, str) or (role == "assistant" and not content.strip()):
-        raise BadRow(f"'{name}' has a message without text", f"'{name}': the message of {role!r} has no text")
-    return Message(role=role, content=content)
+    return found if like_messages(found if isinstance(found, list) else [found]) else None
 
 
 def _fail(reason: str) -> Any:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation, in the keys that chat templates read.
+
+    tool_calls: in OpenAI's form, their arguments as objects. train: there, and False, where an assistant turn is no
+    target; no template sees it.
+    """
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    train: NotRequired[bool]
 
 
 Text = str | list[Message]
@@ -43,8 +52,10 @@ class Record:
 
     raw: text that continues the prompt as it stands, which a chat template must not wrap.
     scores: one per completion, or None.
+    tools: what an assistant may call, as JSON schemas; chat templates write them.
     columns: the row's columns that its format does not use.
     used: columns that became completions and scores, under their own names; the prompt role keeps them.
+    read: the names of all columns that its format used.
     where: file and line, for errors.
     """
 
@@ -52,8 +63,10 @@ class Record:
     completions: list[Text]
     scores: list[float] | None = None
     raw: bool = False
+    tools: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     used: dict[str, Any] = field(default_factory=dict)
+    read: frozenset[str] = frozenset()
     where: str = ""
 
     @property

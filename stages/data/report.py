@@ -7,17 +7,24 @@ from typing import Any
 from stages.data.dataset import Dataset
 from stages.data.examples import Example
 from stages.data.holdout import Split
+from stages.data.usage import columns_line
 
 
 def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
-    """The role's part of report.json: read = kept + grouped + dropped, kept = train + test + excluded."""
+    """The role's part of report.json: read + split = kept + grouped + dropped, kept = train + test + excluded."""
+    verified = dataset.role == "prompt" or (
+        dataset.role == "preference" and any(example.scores is None for example in dataset.examples)
+    )
     return {
         "source": dataset.source,
         "format": dataset.format,
         "style": dataset.style,
+        "columns": dataset.usage.describe(dataset.role, verified),
         "read": dataset.read,
         "kept": len(dataset.examples),
         "grouped": dataset.grouped,
+        "split": dataset.split,
+        "unanswered": dataset.unanswered,
         "dropped": dict(sorted(dataset.dropped.items())),
         "truncated": dataset.truncated,
         "train": len(split.train),
@@ -29,13 +36,18 @@ def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
 
 
 def summary(role: str, report: dict[str, Any]) -> str:
-    """One line for the log."""
+    """Two lines for the log: rows, and columns."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     excluded = report["excluded_for_held_out_prompts"]
     aside = f", {excluded} left aside (their prompt is held out)" if excluded else ""
+    rows = f"{report['read']} rows read, {report['train']} to train on, {report['test']} held out{aside}"
+    if report["split"]:
+        rows += f", {report['split']} added, for the template has each answer of these dialogues stand alone"
+    if report["unanswered"]:
+        rows += f", {report['unanswered']} end in turns without an answer, which are left out"
     return (
-        f"{role}: {report['read']} rows read, {report['train']} to train on, {report['test']} held out{aside}, "
-        f"{report['truncated']} truncated; dropped: {left_out}"
+        f"{role}: {rows}, {report['truncated']} truncated; dropped: {left_out}\n"
+        f"{role}: {columns_line(report['columns'])}"
     )
 
 

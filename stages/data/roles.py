@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stages.data.messages import as_turn
-from stages.data.records import BadRow, LeftOut, Record
+from stages.data.records import BadRow, LeftOut, Message, Record
 
 ROLES = ("sft", "preference", "prompt")
 
@@ -31,6 +31,8 @@ def as_sft(record: Record) -> Record:
 def as_preference(record: Record) -> Record:
     """Completions with scores; or a prompt, with or without a demonstration, to which samples are still to be added.
 
+    Of a dialogue the last answer is the demonstration, for samples are single answers.
+
     Raises LeftOut where all are equally good, BadRow on text without a prompt.
     """
     if not record.prompt and record.scores is None:
@@ -38,6 +40,8 @@ def as_preference(record: Record) -> Record:
             "preference needs a prompt with chosen and rejected, ranked or labelled completions, or none yet"
         )
         raise BadRow("no prompt", detail)
+    if isinstance(record.prompt, list) and record.scores is None and record.completions:
+        return _last_answer(record, as_turn(record.completions[0], "assistant"))
     # A lone label says something only beside others of its prompt, which group_unpaired puts together.
     if record.scores is None or len(record.completions) == 1:
         return record
@@ -59,13 +63,26 @@ def as_prompt(record: Record) -> Record:
     return replace(record, prompt=prompt, completions=[], scores=None, columns=columns, used={})
 
 
+def _last_answer(record: Record, completion: list[Message]) -> Record:
+    answers = [index for index, turn in enumerate(completion) if turn["role"] == "assistant"]
+    if not answers or not isinstance(record.prompt, list):
+        return record
+    before, last = completion[: answers[-1]], completion[answers[-1]]
+    return replace(record, prompt=[*record.prompt, *before], completions=[[last]])
+
+
 def group_unpaired(records: list[Record]) -> list[Record]:
     """Labelled completions of one prompt together, so that labels of both kinds make pairs too."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for index, record in enumerate(records):
         labelled = record.scores is not None and len(record.completions) == 1
-        groups[str(record.prompt) if labelled else f"row {index}"].append(record)
+        groups[key_of(record) if labelled else f"row {index}"].append(record)
     return [_joined(group) for group in groups.values()]
+
+
+def key_of(record: Record) -> str:
+    """What records of one prompt share: it, and the tools that it is answered with."""
+    return f"{record.prompt}{record.tools or ''}"
 
 
 def check_labels(record: Record) -> Record:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.config.schema import Settings
 
@@ -21,6 +22,7 @@ class RoleSettings(Settings):
     task: dict[str, Any]
     size: int | None = Field(ge=1)
     columns: dict[str, str | list[str]]
+    ignore: list[str]
 
 
 class SamplingSettings(Settings):
@@ -45,11 +47,21 @@ class DataSettings(Settings):
     prompt: RoleSettings
     chat: Literal["auto", "always", "never"]
     system_prompt: str | None
+    chat_template_kwargs: dict[str, Any]
+    chat_template_date: str
     max_prompt_length: int = Field(ge=1)
     max_length: int = Field(ge=2)
     test_size: int = Field(ge=1)
     bad_rows: Literal["error", "drop"]
     verifier: str | None
+
+    @field_validator("chat_template_date")
+    @classmethod
+    def _is_date(cls, value: str) -> str:
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise ValueError("it must be a date such as 2025-01-31") from None
 
     @model_validator(mode="after")
     def _prompt_leaves_room(self) -> DataSettings:

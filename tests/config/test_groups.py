@@ -51,7 +51,9 @@ def test_every_algorithm_s_file_names_a_class_with_settings_that_fit(name: str) 
 def test_no_number_is_text_for_pyyaml(path: Path) -> None:
     """DVC's reader is not Hydra's: 1e-5 is text for one of them and a number for the other."""
     numbers = [
-        value for value in leaves(yaml.safe_load(path.read_text())) if re.fullmatch(r"[-+.\deE]+", value)
+        value
+        for value in leaves(yaml.safe_load(path.read_text()))
+        if re.fullmatch(r"[-+]?[.\d]+([eE][-+]?\d+)?", value)
     ]
     assert numbers == []
 

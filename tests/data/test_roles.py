@@ -38,6 +38,12 @@ def test_preference_takes_comparisons_labels_and_prompts() -> None:
         as_preference(Record("", ["text"], raw=True))
 
 
+def test_of_a_dialogue_the_last_answer_is_ranked_among_samples() -> None:
+    more = Message(role="user", content="more")
+    record = as_preference(Record([USER], [[ANSWER, more, ANSWER, more]]))
+    assert (record.prompt, record.completions) == ([USER, ANSWER, more], [[ANSWER]])
+
+
 def test_equal_responses_count_once_and_ties_say_nothing() -> None:
     assert as_preference(Record("p", ["a", "b", "a"], [1.0, 0.0, 1.0])).completions == ["a", "b"]
     with pytest.raises(LeftOut, match="ranked equal"):

@@ -18,7 +18,7 @@ SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
 def read(role: str = "prompt", seed: int = 1, **changes: Any) -> list[Row]:
     own = {"source": "reasoning_gym", "path": "none", "name": "chain_sum", "subset": None, "revision": None}
-    own |= {"split": "train", "task": SMALL, "size": 20, "columns": {}}
+    own |= {"split": "train", "task": SMALL, "size": 20, "columns": {}, "ignore": []}
     return list(read_rows(role, RoleSettings.model_validate(own | changes), seed))
 
 

@@ -23,7 +23,7 @@ from stages.config.compose import CONF, ROOT, check_overrides, compose_config
 from stages.config.errors import UserError
 from stages.config.validate import validate
 from stages.graph import downstream
-from stages.guard import DISPATCHER
+from stages.guard import DISPATCHER, dispatcher
 from stages.progress import quiet_libraries
 from stages.tracking.provenance import PARENT
 from stages.workspace import Stage, open_stage
@@ -132,4 +132,5 @@ def launch(stage: str, overrides: list[str]) -> int:
     command += ["--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", "1")]
     command += ["--config_file", str(CONF / "launch" / f"{kind}.yaml"), "-m", f"stages.{stage}", *overrides]
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment[DISPATCHER] = str(dispatcher())
     return subprocess.run(command, env=environment, cwd=ROOT).returncode

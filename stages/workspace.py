@@ -20,7 +20,7 @@ from stages.config.errors import UserError
 from stages.config.space import check_space
 from stages.config.validate import validate
 from stages.graph import dependencies, fingerprint
-from stages.guard import lock, stop_with_parent
+from stages.guard import lock
 from stages.machine import use_all_cores
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, start_tracker
@@ -68,7 +68,6 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
 
 
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:
-    stop_with_parent()
     use_all_cores()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main = int(os.environ.get("RANK", "0")) == 0

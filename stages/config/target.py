@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from stages.data.nearest import nearest
 
@@ -18,7 +20,8 @@ def check_target(settings: Mapping[str, Any], positional: int, keywords: Sequenc
     target = settings.get(KEY)
     if not isinstance(target, str) or "." not in target:
         raise ValueError(f"{KEY} must name a function, as module.function")
-    signature = inspect.signature(_find(*target.rsplit(".", 1)))
+    function = _find(*target.rsplit(".", 1))
+    signature = inspect.signature(function)
     given = dict.fromkeys(keywords)
     own = {name: value for name, value in settings.items() if name != KEY}
     if twice := [name for name in own if name in given]:
@@ -30,6 +33,19 @@ def check_target(settings: Mapping[str, Any], positional: int, keywords: Sequenc
         unknown = [name for name in own if name not in free]
         hint = nearest(unknown[0], free) if unknown else ""
         raise ValueError(f"{target} cannot be called: {error}{hint}") from error
+    _check_types(function, own)
+
+
+def _check_types(function: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a setting is not of the type that the function's signature gives, ranges included:
+    `Annotated[float, Field(ge=0, lt=0.5)]`."""
+    hints = get_type_hints(function, include_extras=True)
+    strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    for name, value in settings.items():
+        try:
+            TypeAdapter(hints.get(name, Any), config=strict).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{name}: {error.errors()[0]['msg']} (it is {value!r})") from error
 
 
 def _find(module: str, name: str) -> Any:

@@ -19,9 +19,20 @@ from stages.config.compose import ROOT
 from stages.config.errors import UserError
 from stages.config.space import check_space
 from stages.config.validate import validate
-from stages.graph import dependencies, fingerprint
+from stages.graph import dependencies, downstream, fingerprint
 from stages.guard import lock
 from stages.machine import use_all_cores
+from stages.output import (
+    begin,
+    check_folder,
+    check_input,
+    check_later,
+    check_no_inputs,
+    check_output,
+    partial_of,
+    put_in_place,
+    remove,
+)
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, start_tracker
 from stages.tracking.tracker import Tracker
@@ -56,10 +67,10 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
     try:
         validate(config)
         inputs = {needed: input_folder(config, needed) for needed in dependencies(name, config).inputs}
-        final = _output(name)
+        final = _output(name, config)
         check_space(name, config, final)
         checkpoints = CHECKPOINTS / name / fingerprint(name, config, inputs)
-        held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f"{final.name}.lock")
+        held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f".{final.name}.lock")
         with lock(held, name), lock(checkpoints.with_suffix(".lock"), name):
             yield from _run(name, config, final, checkpoints)
     except UserError as error:
@@ -70,25 +81,23 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:
     use_all_cores()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    main = int(os.environ.get("RANK", "0")) == 0
-    partial = final.with_name(f".{final.name}.partial")
+    main = _is_main()
+    partial = partial_of(final)
     if main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        begin(final)
     tracker = start_tracker(name, config, partial)
     try:
         yield Stage(name, config, partial, checkpoints, tracker, main)
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if main:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
         raise
     tracker.finish()
     if main:
         _write_metrics(partial)
         write_out(*partial.rglob("*"), partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        put_in_place(final)
         write_out(final.parent)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -112,16 +121,30 @@ def _by_dvc() -> bool:
     return "DVC_STAGE" in os.environ
 
 
-def _output(name: str) -> Path:
-    """data/<stage> where DVC runs the stage; else Hydra's output folder, so that what DVC tracks stays as it is."""
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _output(name: str, config: DictConfig) -> Path:
+    """data/<stage> where DVC runs the stage; else Hydra's output folder, so that what DVC tracks stays as it is.
+
+    Raises UserError where that holds something of the user's.
+    """
     if _by_dvc():
-        return ROOT / "data" / name
-    return Path(HydraConfig.get().runtime.output_dir).resolve() / name
+        final = ROOT / "data" / name
+        check_later(downstream(name))
+    else:
+        final = Path(HydraConfig.get().runtime.output_dir).resolve() / name
+        check_folder(final, config)
+    if _is_main():
+        check_output(final)
+    return final
 
 
 def input_folder(config: DictConfig, name: str) -> Path:
     """The output of an earlier stage. Raises UserError where it is not there."""
+    if _by_dvc():
+        check_no_inputs(config)
     folder = ROOT / config.run.inputs.get(name, f"data/{name}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: `dvc repro {name}` makes it")
+    check_input(folder, name)
     return folder

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.tables import open_console, print_rows
 
-WIDTH = 110  # of the table: narrower, it would break every interval
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
     (
@@ -27,26 +26,22 @@ NEXT = (
 )
 
 
-def results_table(metrics: Metrics) -> Table:
-    """A row per metric, a column per model, each number with its interval."""
-    table = Table(title="Held-out prompts, mean and interval", title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in MODELS:
-        table.add_column(name, justify="right")
+def result_rows(metrics: Metrics) -> dict[str, dict[str, str]]:
+    """Of each metric that was measured, each model's number with its interval."""
+    rows: dict[str, dict[str, str]] = {}
     for label in LABELS:
-        cells = [metrics[name].get(label.key) for name in MODELS]
-        if any(cells):
-            texts = [
-                f"{number(c['mean'], label.share)} [dim]({bounds(c, label.share)})[/dim]" if c else ""
-                for c in cells
-            ]
-            table.add_row(label.name, *texts)
-    return table
+        cells = {name: metrics[name].get(label.key) for name in MODELS}
+        if any(cells.values()):
+            rows[label.name] = {
+                name: f"{number(cell['mean'], label.share)} ({bounds(cell, label.share)})" if cell else ""
+                for name, cell in cells.items()
+            }
+    return rows
 
 
 def show(metrics: Metrics, console: Console) -> None:
     """Print the table, what the differences say, and where to look next."""
-    console.print(results_table(metrics))
+    print_rows(console, "Held-out prompts, mean and interval", result_rows(metrics))
     for pair, interval in metrics["paired"].items():
         name, other = pair.split("_minus_")
         console.print(verdict(name, other, interval))
@@ -61,9 +56,7 @@ def main() -> int:
     if not path.exists():
         print(f"error: there is no {path}; run `make repro` first", file=sys.stderr)
         return 2
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    show(json.loads(path.read_text()), console)
+    show(json.loads(path.read_text()), open_console())
     return 0
 
 

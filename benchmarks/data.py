@@ -119,6 +119,7 @@ def link_base(folder: Path, base: Path) -> None:
     """The base model in the place of the sft model, where both sides read it, and a place for a reward model."""
     for name in ("sft", "reward_model"):
         (folder / name).mkdir(exist_ok=True)
+    (folder / "reward_model" / "marker.json").write_text('{"trained": false}\n')  # as where none is needed
     if not (folder / "sft" / "model").exists():
         (folder / "sft" / "model").symlink_to(base)
 

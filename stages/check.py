@@ -8,7 +8,6 @@ checks the data in the same way before it writes.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stages.config.compose import CONF, ROOT, compose_config
+from stages.config.compose import ROOT, compose_config
 from stages.config.errors import UserError
 from stages.config.space import check_room
 from stages.config.validate import needs_reward_model, validate
@@ -29,12 +28,13 @@ from stages.data.positions import check_length, max_positions
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
 from stages.dispatch import reported
+from stages.dvc_files import check_dvc_files
 from stages.graph import dependencies, graph
+from stages.launch import check_environment, launch_name, read_launch
 from stages.models.door import check_model as check_weights
+from stages.output import check_later, check_no_inputs
 from stages.rewards.check import check_data
 from stages.workspace import CHECKPOINTS
-
-SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # Accelerate's names
 
 
 def check(overrides: list[str]) -> None:
@@ -43,39 +43,33 @@ def check(overrides: list[str]) -> None:
     validate(config)
     check_launch(config)
     check_params(config)
+    check_dvc_files(ROOT)
+    check_later(graph())
     check_files(config)
     check_model(config)
     check_lengths(config)
     check_reward_columns(config)
+    check_no_inputs(config)
     check_room(list(graph()), config, ROOT / "data", [CHECKPOINTS / stage for stage in graph()])
 
 
 def check_launch(config: DictConfig) -> None:
-    """The environment variable names a file of conf/launch, its device is there, and its processes can share out every
-    batch evenly."""
-    kind = os.environ.get("TREELINE_LAUNCH", "cpu")
-    known = [path.stem for path in (CONF / "launch").glob("*.yaml")]
-    if kind not in known:
-        raise UserError(f"TREELINE_LAUNCH: there is no conf/launch/{kind}.yaml{nearest(kind, known)}")
-    launch = OmegaConf.load(CONF / "launch" / f"{kind}.yaml")
-    if not OmegaConf.select(launch, "use_cpu", default=False) and not torch.accelerator.is_available():
+    """The launch can be started, its device is there, and its processes can share out every batch evenly."""
+    check_environment()
+    launch, name = read_launch(), f"conf/launch/{launch_name()}.yaml"
+    if not launch.use_cpu and not torch.accelerator.is_available():
         raise UserError(
-            f"TREELINE_LAUNCH: conf/launch/{kind}.yaml is for a GPU, and torch {torch.__version__} finds none: "
+            f"TREELINE_LAUNCH: {name} is for a GPU, and torch {torch.__version__} finds none: "
             "install its build for yours, or leave the variable out"
         )
-    if (shards := OmegaConf.select(launch, "distributed_type", default="NO")) in SHARDING:
-        raise UserError(
-            f"TREELINE_LAUNCH: conf/launch/{kind}.yaml shards weights ({shards}), and they are needed whole: use "
-            "MULTI_GPU, and model.lora: true where memory is short"
-        )
-    processes = OmegaConf.select(launch, "num_processes", default=1)
+    processes = launch.num_processes
     trained = ["sft", *(["reward_model"] if needs_reward_model(config) else []), f"rl.{config.rl.algo}"]
     for section in trained:
         size = OmegaConf.select(config, section).batch_size
         if size % processes:
             raise UserError(
                 f"params.yaml: {section}.batch_size {size} cannot be shared out over the {processes} processes of "
-                f"conf/launch/{kind}.yaml; it must be a multiple of {processes}"
+                f"{name}; it must be a multiple of {processes}"
             )
 
 
@@ -107,13 +101,20 @@ def _is_written(key: str, node: Any) -> bool:
 
 
 def check_files(config: DictConfig) -> None:
-    """Paths that DVC watches exist, whether or not a role reads them."""
+    """Paths that DVC watches exist, whether or not a role reads them, and no stage writes into them."""
     for role in ROLES:
         path = config.data[role].path
         if not (ROOT / path).exists():
             beside = (each.name for each in (ROOT / path).parent.glob("*"))
             near = nearest(Path(path).name, beside)
             raise UserError(f"data.{role}.path: there is no file or folder {path}{near}")
+        whole = (ROOT / path).resolve()
+        for stage in graph():
+            output = (ROOT / "data" / stage).resolve()
+            if output in (whole, *whole.parents) or whole in output.parents:
+                raise UserError(
+                    f"data.{role}.path: {path} holds the output of {stage}, data/{stage}: move your data"
+                )
 
 
 def check_model(config: DictConfig) -> None:

@@ -11,26 +11,31 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import NamedTuple
 from uuid import uuid4
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from stages.config.compose import CONF, ROOT, check_overrides, compose_config
+from stages.config.compose import CONF, ROOT, check_overrides, compose_config, hydra_folder, one_line
 from stages.config.errors import UserError
 from stages.config.validate import validate
 from stages.disk import writing
 from stages.graph import downstream
-from stages.guard import DISPATCHER
+from stages.guard import DISPATCHER, dispatcher
+from stages.launch import check_environment, launch_name, read_launch
+from stages.output import check_folder, check_output
 from stages.progress import quiet_libraries
 from stages.tracking.provenance import PARENT
 from stages.tracking.redact import redact_override
 from stages.workspace import Stage, open_stage
 
-JOB = "job.json"
+JOB = ".treeline-job.json"
 
 
 def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]:
@@ -54,15 +59,16 @@ def entry(stage: str) -> Callable[[Callable[[Stage], None]], Callable[[], None]]
         @functools.wraps(body)
         def main() -> None:
             with reported():
-                _prepare_process()
-                enter()
+                _prepare_process(stage)
+                with _told_by_hydra(task):
+                    enter()
 
         return main
 
     return decorate
 
 
-def _prepare_process() -> None:
+def _prepare_process(stage: str) -> None:
     os.environ["PROJECT_ROOT"] = str(ROOT)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug is worth its whole traceback
     flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
@@ -74,13 +80,20 @@ def _prepare_process() -> None:
     logging.getLogger("stages").setLevel(logging.INFO)
     quiet_libraries()
     with reported():
+        check_environment()
         overrides = [
             argument for argument in sys.argv[1:] if argument not in flags and set(argument) & set("=~")
         ]
+        # before Hydra makes a folder for a run that cannot be
         if flags:  # of a sweep's `key=a,b` only the key is looked at; each of its jobs is checked by itself
+            config = compose_config()
             check_overrides(overrides)
-        else:  # before Hydra makes a folder for a run that cannot be
-            validate(compose_config(overrides))
+            read_launch()
+        else:
+            config = compose_config(overrides)
+            validate(config)
+        if folder := hydra_folder(overrides, "hydra.sweep" if flags else "hydra.run"):
+            check_folder(folder if flags else folder / stage, config)
 
 
 @contextmanager
@@ -94,12 +107,27 @@ def reported() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+@contextmanager
+def _told_by_hydra(task: Callable[[DictConfig], None]) -> Iterator[None]:
+    """What Hydra cannot compose is the user's to mend; what comes out of a task keeps its traceback."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        if any(frame.f_code is task.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            raise
+        raise UserError(f"command line: {one_line(error)}") from error
+
+
 def _run_job(stage: str, config: DictConfig) -> None:
     """One job of a sweep: the stage and what follows it, each its own launch, all into the job's own folder.
 
     A job that fails leaves word of it for the end of the sweep (stages/sweep.py): the others run all the same.
     """
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    with reported():
+        for name in downstream(stage):
+            check_folder(folder / name, config)
+            check_output(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     overrides = list(HydraConfig.get().overrides.task)
     job = Job(folder, overrides)
@@ -127,14 +155,21 @@ class Job(NamedTuple):
     def save(self, failed: str | None = None) -> None:
         """Write both, and the stage that failed, to where the end of the sweep looks for them."""
         shown = [redact_override(override) for override in self.overrides]
-        (self.folder / JOB).write_text(json.dumps({"overrides": shown, "failed": failed}) + "\n")
+        told = {"sweep": os.environ.get(PARENT), "overrides": shown, "failed": failed}
+        (self.folder / JOB).write_text(json.dumps(told) + "\n")
 
 
 def launch(stage: str, overrides: list[str]) -> int:
     """Run a stage in processes of its own, as dvc.yaml does; returns its exit code."""
-    kind = os.environ.get("TREELINE_LAUNCH", "cpu")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
-    command += ["--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS", "1")]
-    command += ["--config_file", str(CONF / "launch" / f"{kind}.yaml"), "-m", f"stages.{stage}", *overrides]
+    command += ["--num_cpu_threads_per_process", os.environ.get("OMP_NUM_THREADS") or "1"]
+    command += [
+        "--config_file",
+        str(CONF / "launch" / f"{launch_name()}.yaml"),
+        "-m",
+        f"stages.{stage}",
+        *overrides,
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment[DISPATCHER] = str(dispatcher())
     return subprocess.run(command, env=environment, cwd=ROOT).returncode

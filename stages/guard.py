@@ -1,22 +1,35 @@
-"""No two runs of a stage at once, and none that outlives the process that asked for it."""
+"""No two runs of a stage at once, and none that outlives the process that asked for it.
+
+It is imported before all else (see stages/__init__.py), and so it imports nothing of torch.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from stages.config.errors import UserError
-from stages.tracking.provenance import command_line, is_dvc
 
 # Set by the dispatcher of a sweep: the id of its process.
 DISPATCHER = "TREELINE_DISPATCHER"
+LAUNCHERS = (
+    "accelerate",
+    "accelerate-launch",
+    "accelerate.commands.launch",
+    "torchrun",
+    "torch.distributed.run",
+)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextmanager
@@ -45,13 +58,44 @@ def lock(path: Path, stage: str) -> Iterator[None]:
 
 
 def stop_with_parent() -> None:
-    """End this process when the dvc or the sweep above it, or a launcher between them, is gone.
+    """End this process with the dvc or the sweep that asked for it, or with a launcher between them; at once, where one
+    of them is gone already.
 
-    Killing dvc alone leaves its commands running, and the next repro would run beside them.
+    Killing dvc alone leaves its commands running, and the next repro would run beside them. A stage that looked only
+    after its long imports would not find a dvc that died before.
     """
-    above = _commissioners()
-    if not above:
-        return
+    parents = psutil.Process().parents()
+    if "DVC_STAGE" in os.environ:
+        above = _up_to(parents, lambda process: is_dvc(command_line(process)))
+        reason = (
+            "DVC_STAGE is set, and no dvc is above this process: it was stopped, or the variable is left over"
+        )
+    elif DISPATCHER in os.environ:
+        above = _up_to(parents, lambda process: str(process.pid) == os.environ[DISPATCHER])
+        reason = "the sweep that asked for this stage was stopped"
+    else:  # by hand, where only a launcher can be lost
+        above = _up_to(parents[:1], lambda process: is_launcher(command_line(process)))
+        reason = ""
+    if above:
+        _end_with(above)
+    elif reason:
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _up_to(parents: list[psutil.Process], last: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """The processes above this one up to the nearest that is asked for; none where there is none."""
+    for depth, process in enumerate(parents, 1):
+        if last(process):
+            return parents[:depth]
+    return []
+
+
+def _end_with(above: list[psutil.Process]) -> None:
+    """The system tells of the process right above without delay (on Linux); the others are asked twice a second."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def watch() -> None:
         while all(map(alive, above)):
@@ -61,14 +105,42 @@ def stop_with_parent() -> None:
     threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
 
 
-def _commissioners() -> list[psutil.Process]:
-    """The processes above this one, up to the dvc or the sweep that asked for it; none where it runs by hand."""
-    above: list[psutil.Process] = []
-    dispatcher = os.environ.get(DISPATCHER)
-    for process in psutil.Process().parents():
-        above.append(process)
-        if str(process.pid) == dispatcher or ("DVC_STAGE" in os.environ and is_dvc(command_line(process))):
-            return above
+def dispatcher() -> int:
+    """The process that a job of a sweep ends with: the one that was set, or this one, on another machine."""
+    known = {str(process.pid) for process in [psutil.Process(), *psutil.Process().parents()]}
+    named = os.environ.get(DISPATCHER, "")
+    return int(named) if named in known else os.getpid()
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """The arguments of a process; none where the system hides them."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def is_dvc(arguments: list[str]) -> bool:
+    """Whether a command line is dvc's: `dvc …`, `python …/bin/dvc …` or `python -m dvc …`."""
+    return "dvc" in _program(arguments)
+
+
+def is_launcher(arguments: list[str]) -> bool:
+    """Whether a command line is that of what starts a stage's processes, and waits for them."""
+    return any(name in LAUNCHERS for name in _program(arguments))
+
+
+def _program(arguments: list[str]) -> list[str]:
+    """What runs, and where that is Python, what it runs: a file's name or a module's. `-X` and `-W` take a value."""
+    names = [Path(argument).name for argument in arguments]
+    if not names or not names[0].lower().startswith("python"):
+        return names[:1]
+    rest = iter(names[1:])
+    for name in rest:
+        if name in ("-X", "-W"):
+            next(rest, None)
+        elif name == "-m" or not name.startswith("-"):
+            return [next(rest, "") if name == "-m" else name]
     return []
 
 

@@ -36,13 +36,12 @@ def mimalloc_environment() -> dict[str, str]:
 
 
 def restart_with_mimalloc() -> None:
-    """Where `python -m stages.<stage>` has just begun, begin it again with it, in the same process: some 50 ms.
+    """Begin this program again with it, in the same process: some 50 ms.
 
-    Nothing happens where a stage is only imported, where the user chose an allocator, or where tensors may be on a GPU.
+    Nothing happens where the user chose an allocator, or where tensors may be on a GPU.
     """
-    begins = sys.argv[:1] == ["-m"] and any(name.startswith("stages.") for name in sys.orig_argv)
     chosen = any(name in os.environ for name in CHOICES)
-    if begins and not chosen and (wanted := mimalloc_environment()):
+    if not chosen and (wanted := mimalloc_environment()):
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate.utils import parse_flag_from_env
+
+from stages.config.errors import UserError
+
+MOST_THREADS = 1024  # more than the cores that one process has anywhere
+
+
+def check_threads() -> None:
+    """Raise UserError where a variable that is to be a number of threads is none."""
+    for name in ("TREELINE_THREADS", "OMP_NUM_THREADS"):
+        _threads(name)
+
+
+def _threads(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_THREADS:
+        raise UserError(f"{name}: '{text[:40]}' must be a whole number of threads, from 1 to {MOST_THREADS}")
+    return int(text)
 
 
 def use_all_cores() -> None:
@@ -16,8 +36,8 @@ def use_all_cores() -> None:
     OMP_NUM_THREADS is 1 where nobody has set it: accelerate launch does that, and torch would obey. Above 1 it is
     somebody's wish, and is left alone.
     """
-    wish = int(os.environ.get("TREELINE_THREADS", "0"))
-    if wish or os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    wish = _threads("TREELINE_THREADS")
+    if wish or _threads("OMP_NUM_THREADS") in (None, 1):
         # macOS has no affinity
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cores = ours // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.tables import open_console, print_rows
 from stages.tracking.settle import settle
 from stages.tracking.start import tracking_root
 
-WIDTH = 110  # of the table: narrower, it would break every interval
 SETTLE = 10.0  # seconds for what the stages' senders still do
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
 NEXT = (
@@ -31,26 +30,22 @@ NEXT = (
 )
 
 
-def results_table(metrics: Metrics) -> Table:
-    """A row per metric, a column per model, each number with its interval."""
-    table = Table(title="Held-out prompts, mean and interval", title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in MODELS:
-        table.add_column(name, justify="right")
+def result_rows(metrics: Metrics) -> dict[str, dict[str, str]]:
+    """Of each metric that was measured, each model's number with its interval."""
+    rows: dict[str, dict[str, str]] = {}
     for label in LABELS:
-        cells = [metrics[name].get(label.key) for name in MODELS]
-        if any(cells):
-            texts = [
-                f"{number(c['mean'], label.share)} [dim]({bounds(c, label.share)})[/dim]" if c else ""
-                for c in cells
-            ]
-            table.add_row(label.name, *texts)
-    return table
+        cells = {name: metrics[name].get(label.key) for name in MODELS}
+        if any(cells.values()):
+            rows[label.name] = {
+                name: f"{number(cell['mean'], label.share)} ({bounds(cell, label.share)})" if cell else ""
+                for name, cell in cells.items()
+            }
+    return rows
 
 
 def show(metrics: Metrics, console: Console) -> None:
     """Print the table, what the differences say, and where to look next."""
-    console.print(results_table(metrics))
+    print_rows(console, "Held-out prompts, mean and interval", result_rows(metrics))
     for pair, interval in metrics["paired"].items():
         name, other = pair.split("_minus_")
         console.print(verdict(name, other, interval))
@@ -66,9 +61,7 @@ def main() -> int:
     if not path.exists():
         print(f"error: there is no {path}; run `make repro` first", file=sys.stderr)
         return 2
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    show(json.loads(path.read_text()), console)
+    show(json.loads(path.read_text()), open_console())
     settle(tracking_root() / ".spool", SETTLE)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,9 +21,20 @@ from stages.config.space import check_space, room
 from stages.config.validate import validate
 from stages.data.examples import iter_examples
 from stages.disk import remove, removed, sweep, write_out, writing
-from stages.graph import dependencies, fingerprint
-from stages.guard import lock, stop_with_parent
+from stages.graph import dependencies, downstream, fingerprint
+from stages.guard import lock
 from stages.machine import use_all_cores
+from stages.output import (
+    begin,
+    check_folder,
+    check_input,
+    check_later,
+    check_no_inputs,
+    check_output,
+    discard,
+    partial_of,
+    put_in_place,
+)
 from stages.tracking.curves import read_curves
 from stages.tracking.start import CURVES, start_tracker
 from stages.tracking.tracker import Tracker
@@ -62,10 +72,12 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
         inputs = {needed: input_folder(config, needed) for needed in dependencies(name, config).inputs}
         if "prepare" in inputs:
             _check_rewards(config, inputs["prepare"])
-        final = _output(name)
+        final = _output(name, config)
         checkpoints = CHECKPOINTS / name / fingerprint(name, config, inputs)
-        check_space(name, config, final, [checkpoints, removed(checkpoints), _partial(final), removed(final)])
-        held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f"{final.name}.lock")
+        check_space(
+            name, config, final, [checkpoints, removed(checkpoints), partial_of(final), removed(final)]
+        )
+        held = CHECKPOINTS / f"{name}.lock" if _by_dvc() else final.with_name(f".{final.name}.lock")
         with (
             writing(final, room([name], config), lambda: continuation(checkpoints)),
             lock(held, name),
@@ -85,16 +97,13 @@ def _check_rewards(config: DictConfig, prepared: Path) -> None:
 
 
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:
-    stop_with_parent()
     use_all_cores()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    main = int(os.environ.get("RANK", "0")) == 0
-    partial = _partial(final)
+    main = _is_main()
+    partial = partial_of(final)
     if main:
-        shutil.rmtree(removed(final), ignore_errors=True)
         sweep(checkpoints.parent)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        begin(final)
     tracker = start_tracker(name, config, partial)
     try:
         yield Stage(name, config, partial, checkpoints, tracker, main)
@@ -102,14 +111,13 @@ def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Itera
         with suppress(OSError):  # the disk may be what has failed
             tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if main:
-            shutil.rmtree(partial, ignore_errors=True)
+            discard(partial)
         raise
     tracker.finish()
     if main:
         _write_metrics(partial)
         write_out(*partial.rglob("*"), partial)
-        remove(final)
-        partial.rename(final)
+        put_in_place(final)
         write_out(final.parent)
         remove(checkpoints)
 
@@ -136,16 +144,30 @@ def _by_dvc() -> bool:
     return "DVC_STAGE" in os.environ
 
 
-def _output(name: str) -> Path:
-    """data/<stage> where DVC runs the stage; else Hydra's output folder, so that what DVC tracks stays as it is."""
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _output(name: str, config: DictConfig) -> Path:
+    """data/<stage> where DVC runs the stage; else Hydra's output folder, so that what DVC tracks stays as it is.
+
+    Raises UserError where that holds something of the user's.
+    """
     if _by_dvc():
-        return ROOT / "data" / name
-    return Path(HydraConfig.get().runtime.output_dir).resolve() / name
+        final = ROOT / "data" / name
+        check_later(downstream(name))
+    else:
+        final = Path(HydraConfig.get().runtime.output_dir).resolve() / name
+        check_folder(final, config)
+    if _is_main():
+        check_output(final)
+    return final
 
 
 def input_folder(config: DictConfig, name: str) -> Path:
     """The output of an earlier stage. Raises UserError where it is not there."""
+    if _by_dvc():
+        check_no_inputs(config)
     folder = ROOT / config.run.inputs.get(name, f"data/{name}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: `dvc repro {name}` makes it")
+    check_input(folder, name)
     return folder

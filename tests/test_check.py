@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stages import check
+from stages import check, launch
 from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.data import base_model
@@ -109,9 +109,10 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
 ) -> None:
     (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "two.yaml").write_text("use_cpu: true\nnum_processes: 2\n")
-    (tmp_path / "launch" / "cpu.yaml").write_text("use_cpu: true\nnum_processes: 1\n")
-    monkeypatch.setattr(check, "CONF", tmp_path)
+    for name, count in (("two", 2), ("cpu", 1)):
+        text = f"distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: {count}\n"
+        (tmp_path / "launch" / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(launch, "CONF", tmp_path)
     config = compose_config([override])
     monkeypatch.setenv("TREELINE_LAUNCH", "two")
     with pytest.raises(UserError, match=BATCHES[override]):
@@ -124,15 +125,13 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     check.check_launch(config)
 
 
-def test_a_launch_that_shards_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "mine.yaml").write_text(
-        "use_cpu: true\ndistributed_type: FSDP\nnum_processes: 1\n"
-    )
-    monkeypatch.setattr(check, "CONF", tmp_path)
-    monkeypatch.setenv("TREELINE_LAUNCH", "mine")
-    with pytest.raises(UserError, match=r"conf/launch/mine.yaml shards weights \(FSDP\)"):
-        check.check_launch(compose_config())
+def test_a_path_that_a_stage_writes_into_is_refused(root: Path) -> None:
+    (root / "data" / "sft").mkdir(parents=True)
+    for path in ("data/sft", "data", "."):
+        with pytest.raises(UserError, match=f"data.sft.path: {path} holds the output of"):
+            check.check_files(compose_config([f"data.sft.path={path}"]))
+    (root / "data" / "raw").mkdir()
+    check.check_files(compose_config())
 
 
 @pytest.mark.parametrize(

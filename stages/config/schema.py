@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from stages.machine import multiplies_in_bf16
 
+LARGEST = 2**31 - 1  # of whole numbers: nothing that is counted here is more, and libraries take no more
 # Those of transformers' schedules that need nothing but a number of steps.
 SchedulerName = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -25,6 +27,13 @@ class Settings(BaseModel):
     """Unknown keys are errors, no key has a default here, and a value is of its type: "16" is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        if type(value) is int and abs(value) > LARGEST:
+            raise ValueError(f"Input should be at most {LARGEST}")
+        return value
 
 
 class TrainingSettings(Settings):
@@ -83,7 +92,7 @@ class OnlineSettings(TrainingSettings):
 class ModelSettings(Settings):
     """The `model` section."""
 
-    path: str | None
+    path: str | None = Field(min_length=1)
     revision: str | None
     trust_remote_code: bool
     liger: bool
@@ -94,6 +103,19 @@ class ModelSettings(Settings):
     lora_dropout: float = Field(ge=0, lt=1)
     lora_target_modules: str | list[str]
     merge_adapter: bool
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError("write all-linear, or a list of module names such as [q_proj, v_proj]")
+        if isinstance(value, str):  # a pattern, which whole names must match
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"this is no pattern: {error}") from error
+        return value
 
 
 class RunSettings(Settings):

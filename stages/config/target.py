@@ -39,6 +39,8 @@ def check_target(settings: Mapping[str, Any], positional: int, keywords: Sequenc
 
 
 def _check_types(function: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a setting is not of the type that the function's signature gives, ranges included:
+    `Annotated[float, Field(ge=0, lt=0.5)]`."""
     try:
         hints = get_type_hints(function, include_extras=True)
     except Exception:  # a user's annotations may name what is only imported for a type checker

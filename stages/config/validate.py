@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from stages.config.errors import UserError
 from stages.config.schema import OnlineSettings, Settings
 from stages.data.nearest import nearest
+from stages.graph import graph
 
 S = TypeVar("S", bound=Settings)
 
@@ -42,9 +43,15 @@ def validate(config: DictConfig) -> None:
             raise UserError(f"params.yaml: unknown section '{name}'{nearest(str(name), sections)}")
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**31:  # True is an int, too
-        raise UserError(f"params.yaml: seed is {seed!r}; it must be a whole number from 0 to 2147483647")
+        raise UserError(
+            f"params.yaml: seed is {_shown(seed)}; it must be a whole number from 0 to 2147483647"
+        )
     for name, shape in SECTIONS.items():
         read(config, name, get_class(shape))
+    if unknown := [name for name in config.run.inputs if name not in graph()]:
+        raise UserError(
+            f"params.yaml: run.inputs: there is no stage '{unknown[0]}'{nearest(unknown[0], graph())}"
+        )
     _validate_rl(config)
     if config.model.liger:
         get_method("stages.models.liger.check_liger")()
@@ -113,14 +120,20 @@ def read(config: DictConfig, section: str, shape: type[S]) -> S:
         if first["type"] == "missing":
             raise UserError(f"params.yaml: '{key}.{first['loc'][-1]}' is missing") from error
         raise UserError(
-            f"params.yaml: {key}: {first['msg'].removeprefix('Value error, ')} (it is {first['input']!r})"
+            f"params.yaml: {key}: {first['msg'].removeprefix('Value error, ')} (it is {_shown(first['input'])})"
         ) from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _existing(location: tuple[int | str, ...], values: Any) -> Iterator[int | str]:
     """The part of pydantic's location that leads through the values; behind it may come a type's name."""
     for part in location:
-        if not isinstance(values, dict | list) or (isinstance(values, dict) and part not in values):
+        within = isinstance(values, list) and isinstance(part, int)
+        if not within and not (isinstance(values, dict) and part in values):
             return
         yield part
         values = values[part]  # type: ignore[call-overload]

@@ -17,6 +17,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from stages.guard import command_line, is_dvc
 from stages.tracking.redact import redact_override
 
 GIT_TIMEOUT = 5  # seconds
@@ -47,20 +48,6 @@ def parent() -> dict[str, Any] | None:
             # The process id alone comes round again; with its start time it is unique.
             return {"key": f"dvc-{process.pid}-{started:.2f}", "name": name, "time": int(started * 1000)}
     return None
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    """The arguments of a process; none where the system hides them."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def is_dvc(arguments: list[str]) -> bool:
-    """Whether a command line is dvc's: `dvc …`, `python …/bin/dvc …` or `python -m dvc …`."""
-    names = [Path(argument).name for argument in arguments[:3]]
-    return "dvc" in names[:2] or names[1:] == ["-m", "dvc"]
 
 
 def params(config: DictConfig) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.compose import compose_config
+from stages.config.compose import check_overrides, compose_config
 from stages.config.errors import UserError
 
 
@@ -51,6 +51,16 @@ UNKNOWN = {
     "tracking=of": "Could not find 'tracking/of' Available options in 'tracking': default off",
     "seed": "cannot read the override 'seed'",
     "seed=[": "cannot read the override 'seed=['",
+    'rl.ppo.rewards={verifier:1,"a.b:f":0.1}': r"keys take no quotes, write '+rl.ppo.rewards={verifier:1,a.b\:f:0.1}'",
+    "rl.ppo.rewards={verifier:1,'a.b:f':0.1}": r"keys take no quotes, write '+rl.ppo.rewards={verifier:1,a.b\:f:0.1}'",
+    "rl.ppo.rewards={a.b:f:0.1}": r"a colon within a name is written \:, '+rl.ppo.rewards={a.b\:f:0.1}'",
+    "+rl.ppo.rewards={a.b:f:0.1}": r"a colon within a name is written \:, '+rl.ppo.rewards={a.b\:f:0.1}'",
+    "rl.ppo.rewards={reward_model:1}": "unknown key 'rl.ppo.rewards.reward_model'; known are verifier; to add "
+    "it, write '+rl.ppo.rewards={reward_model:1}'",
+    "data.sft={pth:x}": "unknown key 'data.sft.pth'; did you mean 'path'?",
+    # what the shell makes of braces without quotes
+    "rl.ppo.rewards=a.b:f:0.1": "takes keys and values, in quotes for the shell: 'rl.ppo.rewards={name:1.0}'",
+    "rl.ppo.rewards=[verifier]": "rl.ppo.rewards takes keys and values",
     "rl.ppo.kl_coef=0.1,0.2": "To sweep over it, add --multirun",
 }
 
@@ -65,6 +75,24 @@ def test_overrides_that_lead_nowhere(root: Path, override: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "override", [r"+rl.ppo.rewards={a.b\:f:0.1}", "+rl.ppo.rewards={verifier:0.5}", "tracking=off"]
+)
+def test_keys_and_values_for_a_section_are_taken(root: Path, override: str) -> None:
+    (root / "params.yaml").write_text("seed: 1\n")
+    check_overrides([override])
+    assert compose_config([override])
+
+
+@pytest.mark.parametrize("sweep", ["{verifier:0.5},{verifier:1.0}", r"{a.b\:f:0.1},{verifier:1.0}"])
+def test_of_a_sweep_each_value_is_looked_at(root: Path, sweep: str) -> None:
+    (root / "params.yaml").write_text("rl: {ppo: {rewards: {verifier: 1.0}}}\n")
+    compose_config()
+    check_overrides([f"+rl.ppo.rewards={sweep}"])
+    with pytest.raises(UserError, match="rl.ppo.rewards takes keys and values"):
+        check_overrides(["rl.ppo.rewards={verifier:0.5},verifier"])
+
+
 def test_what_is_added_to_an_open_section_is_taken(root: Path) -> None:
     (root / "params.yaml").write_text("seed: 1\n")
     config = compose_config(["+run.inputs.rl=some/folder", "+rl.ppo.rewards.verifier=2"])
@@ -76,6 +104,14 @@ UNREADABLE = {
     "seed: [": "params.yaml cannot be read: while parsing a flow node",
     "seed: 1\nseed: 2\n": "found duplicate key seed",
     "- seed\n": "params.yaml must hold sections of keys and values",
+    "seed\n": "params.yaml must hold sections of keys and values",
+    "seed: 1\n---\nseed: 2\n": "params.yaml cannot be read: expected a single document",
+    "seed:\t1\n\tb: 2\n": "params.yaml cannot be read: ",
+    "seed: *x\n": "params.yaml cannot be read: found undefined alias",
+    "sft: !!set {a}\n": "params.yaml cannot be read: ",
+    "~: 1\n": "params.yaml cannot be read: ",
+    "rl: {ppo: {rewards: [verifier]}}\n": "params.yaml: rl.ppo.rewards is a list; write keys and values below it",
+    "run: {inputs: [a]}\n": "params.yaml: run.inputs is a list",
     "defaults: [a]\n": "'defaults' does not belong here",
     "hydra: {job: {name: x}}\n": "'hydra' does not belong here",
     # DVC would compare the text, and see no change when model.lora_r changes
@@ -88,6 +124,11 @@ def test_params_that_dvc_and_hydra_would_read_differently(root: Path, text: str)
     (root / "params.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(UNREADABLE[text])):
         compose_config()
+
+
+def test_a_byte_order_mark_is_no_fault(root: Path) -> None:
+    (root / "params.yaml").write_text("\ufeffseed: 7\n")
+    assert compose_config().seed == 7
 
 
 def test_no_params_at_all(root: Path) -> None:

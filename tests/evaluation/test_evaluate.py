@@ -170,6 +170,7 @@ def test_the_same_seed_writes_the_same_bytes(project: Path, tmp_path: Path) -> N
 def test_without_reward_model_or_verifier_their_numbers_are_left_out(project: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     marker.mkdir()
+    (marker / "marker.json").write_text("{}")
     run = stage(project, tmp_path / "out", "data.verifier=null", f"+run.inputs.reward_model={marker}")
     evaluate(run)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

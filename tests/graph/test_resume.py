@@ -89,7 +89,9 @@ def test_a_stage_does_not_outlive_its_dvc_and_none_runs_beside_it(project: Proje
     below = psutil.Process(process.pid).children(recursive=True)
     stages = [child for child in below if "stages.sft" in child.cmdline()]
     assert stages
-    output = project.python("-m", "stages.sft", code=2, DVC_STAGE="sft")
+    above = project.root.parent / "dvc"  # a stage of dvc's with no dvc above it would end
+    above.write_text("import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))")
+    output = project.python(str(above), sys.executable, "-m", "stages.sft", code=2, DVC_STAGE="sft")
     assert "error: another run of sft is at work here" in output
 
     process.kill()  # dvc alone

@@ -2,27 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 from omegaconf import OmegaConf
 
 from stages.tracking import provenance
-from stages.tracking.provenance import dvc_inputs, is_dvc, md5, params, tags
-
-
-@pytest.mark.parametrize(
-    ("arguments", "yes"),
-    [
-        (["dvc", "repro"], True),
-        (["/venv/bin/python", "/venv/bin/dvc", "repro"], True),
-        (["/venv/bin/python3", "-m", "dvc", "exp", "run"], True),
-        (["bash", "-c", "dvc repro"], False),
-        (["python", "-m", "stages.rl"], False),
-        (["vim", "notes", "dvc"], False),
-        ([], False),
-    ],
-)
-def test_dvc_is_known_by_its_command_line(arguments: list[str], yes: bool) -> None:
-    assert is_dvc(arguments) is yes
+from stages.tracking.provenance import dvc_inputs, md5, params, tags
 
 
 def test_every_value_has_its_dotted_name() -> None:

@@ -95,12 +95,16 @@ def begin(final: Path) -> None:
 
 
 def put_in_place(final: Path) -> None:
-    """Rename a whole output. What was there is renamed first, so that a kill leaves the one or the other whole."""
+    """Rename a whole output. What was there is renamed first and removed last: a kill leaves one or the other whole."""
     partial = partial_of(final)
     if not is_output(final):
         raise UserError(f"{final} has become something else while the stage ran; its output is in {partial}")
-    remove(final)
+    replaced = removed(final)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
     partial.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:

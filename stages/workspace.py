@@ -135,11 +135,6 @@ def _write_metrics(output: Path) -> None:
         (output / METRICS).write_text(json.dumps(last, indent=2) + "\n")
 
 
-def _partial(final: Path) -> Path:
-    """Where an output is written until it is whole; whatever a killed run left there is nothing."""
-    return final.with_name(f".{final.name}.partial")
-
-
 def _by_dvc() -> bool:
     return "DVC_STAGE" in os.environ
 

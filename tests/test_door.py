@@ -23,6 +23,8 @@ def test_a_column_that_a_reward_lacks_is_told_before_sft_trains(
     config = compose_config(["rl.algo=grpo"])
     config.rl.grpo.rewards = {"door_rewards:cites": 1.0}
     config.run.inputs = dict.fromkeys(("prepare", "sft", "reward_model", "rl"), str(tmp_path))
+    (tmp_path / "model.json").touch()
+    (tmp_path / "model").mkdir()
     write_examples(
         tmp_path / "prompt.jsonl", [Example(Tree(Node([1], [False]), []), "?", None, {"sources": 1})]
     )

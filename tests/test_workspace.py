@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from stages.config.errors import UserError
+from stages.output import MARK
 from stages.tracking import start
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
@@ -112,13 +113,15 @@ def test_a_stage_killed_at_any_call_ends_with_the_same_bits(
     place of an older one, checkpoints removed."""
     whole = sft(tmp_path / "whole")
     assert sorted(whole) == [
+        "data/sft/.treeline",
         "data/sft/curves.csv",
         "data/sft/metrics.json",
         "data/sft/model/model.safetensors",
     ]
     begun = tmp_path / "begun"
     (begun / "data" / "sft").mkdir(parents=True)
-    (begun / "data" / "sft" / "old.txt").write_text("of a run before")
+    for name in (MARK, "old.txt"):
+        (begun / "data" / "sft" / name).write_text("of a run before")
     with pytest.raises(Killed):
         sft(begun, dies_at=4)
     checkpoints = begun / ".checkpoints" / "sft" / "fingerprint"

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from stages.models.block import keep_less
 from stages.models.compiled import compile_layers
-from stages.models.hidden import backbone, probe
+from stages.models.hidden import backbone
 from stages.models.liger import apply_liger
 from stages.models.linear import LINEAR
+from stages.models.probe import probe
 
 ADAPTER = "adapter_config.json"
 

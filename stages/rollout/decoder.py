@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.models.compiled import uncompiled
+from stages.models.head import lm_head
 from stages.models.hidden import attention_masks, backbone
-from stages.models.logprobs import lm_head
 from stages.rollout.attention import grouped_queries
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.native import NativeDecoder

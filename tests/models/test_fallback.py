@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
-from stages.models.hidden import attention_masks, backbone, probe
+from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from tests.models.tiny import tiny_llama, tree
 
 CONFIGS = {

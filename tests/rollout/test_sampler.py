@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.rollout.sampler import Sampler
 from stages.rollout.sampling import draw, inverse_cdf
 from stages.training.order import seed_step

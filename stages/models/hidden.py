@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 def backbone(model: Any) -> nn.Module:
     """The transformer under a language model's or classifier's head, adapters included."""
     inner = without_adapters(model)
-    return getattr(inner, inner.base_model_prefix)
+    name = inner.base_model_prefix
+    return getattr(inner, name if hasattr(inner, name) else "model")  # Llama 4's is that of a larger model
 
 
 def without_adapters(model: Any) -> Any:
@@ -63,7 +64,7 @@ def _skips_blocks(body: Any) -> bool:
     """Only where probe() found that this family can, and flex_runs() that this GPU can."""
     if not getattr(body, "takes_blocks", False) or body.device.type != "cuda":
         return False
-    config = body.config
+    config = body.config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return flex_runs(body.device, size)
 
@@ -100,8 +101,9 @@ def attention_masks(
     Models with several kinds of layer take one mask per kind. Raises ValueError for kinds that see something else
     (Llama 4's chunks).
     """
-    window = getattr(body.config, "sliding_window", None)
-    kinds = set(getattr(body.config, "layer_types", None) or [])
+    config: Any = body.config.get_text_config()  # type: ignore[operator,union-attr]
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or [])
     if not kinds:
         return _as_taken(body, visible(window), dtype)
     if unknown := kinds - {"full_attention", "sliding_attention"}:

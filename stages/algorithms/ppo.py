@@ -19,7 +19,7 @@ from stages.config.schema import OnlineSettings
 from stages.distributed import sum_over_ranks
 from stages.losses.kl import k1
 from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
-from stages.models.hidden import hidden_states, pack_for
+from stages.models.hidden import hidden_states, pack_for, state_size
 from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
 from stages.trees import Tree
 
@@ -53,7 +53,7 @@ class PPO(Algorithm):
         self.parts = parts
         # made now: a resumed run restores the policy's weights later
         self.reference = parts.reference if settings.kl_coef else None
-        self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
+        self.value_head = nn.Linear(state_size(self.policy), 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from stages.models.attention import Mask
+from stages.models.compiled import uncompiled
 from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, flex_runs
 from stages.packing import PADDING, ROW_LENGTH, SHARED, Packed, pack
 from stages.trees import Node, Tree
-
-log = logging.getLogger(__name__)
 
 
 def backbone(model: Any) -> nn.Module:

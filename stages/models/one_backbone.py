@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from stages.models.classifier import HEAD
 from stages.models.load import ADAPTER, base_of
-from stages.models.reward import HEAD, RewardModel
+from stages.models.reward import RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
 
 log = logging.getLogger(__name__)

@@ -122,10 +122,9 @@ def _examine(model: Any) -> None:
             raise _refused(
                 model, "the log-probabilities of its own forward cannot be had from its hidden states"
             )
-    if is_language_model(model):
-        body.caches = holds(_generates)
-        if not body.caches and not holds(_generates_without_cache):
-            raise _refused(model, "its generate() does not follow from its forward")
+    body.caches = is_language_model(model) and holds(_generates)
+    if is_language_model(model) and not (body.caches or holds(_generates_without_cache)):
+        raise _refused(model, "its generate() does not follow from its forward")
     cpu = model.device.type == "cpu"
     body.takes_trees = holds(_packed)
     body.takes_runs = body.takes_trees and cpu and holds(_in_runs)

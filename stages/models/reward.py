@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from stages.models.classifier import HEAD, classifier_class
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
 from stages.trees import Tree
-
-HEAD = "score"  # transformers' name for a sequence classifier's head
 
 
 class RewardModel(nn.Module):
@@ -47,12 +46,7 @@ class RewardModel(nn.Module):
     @classmethod
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
         """A language model's transformer with a fresh head, its weights of standard deviation 1 / sqrt(hidden + 1)."""
-        model = load_model(
-            folder,
-            AutoModelForSequenceClassification,
-            num_labels=1,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        model = _load_classifier(folder, trust_remote_code=settings.trust_remote_code)
         head = getattr(model, HEAD)
         nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
         model.config.reward_kind, model.config.reward_mean, model.config.reward_std = cls.kind, 0.0, 1.0
@@ -61,8 +55,7 @@ class RewardModel(nn.Module):
     @classmethod
     def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
         """The weights that a reward_model stage wrote."""
-        kind = AutoModelForSequenceClassification
-        return cls(load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code))
+        return cls(_load_classifier(folder, trust_remote_code=trust_remote_code))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
@@ -97,3 +90,8 @@ class RewardModel(nn.Module):
         with self.scope():
             (rewards,) = map_microbatches(lambda group: (self(group),), trees, max_tokens)
         return (rewards - self.config.reward_mean) / self.config.reward_std
+
+
+def _load_classifier(folder: str | Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    kind = classifier_class(folder, trust_remote_code=trust_remote_code)
+    return load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code)

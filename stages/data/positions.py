@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig
 from transformers import AutoConfig, PretrainedConfig
@@ -38,7 +39,7 @@ def check_length(parts: Mapping[str, int], limit: int | None) -> None:
     if limit is not None and length > limit:
         raise UserError(
             f"params.yaml: {' + '.join(parts)} is {length} tokens, and the model has positions for {limit} "
-            "(max_position_embeddings): lower it, or take another model"
+            "(max_position_embeddings, or where dynamic rope begins): lower it, or take another model"
         )
 
 
@@ -47,7 +48,27 @@ def _of_config(config: PretrainedConfig) -> int | None:
     # ALiBi knows no positions; transformers says -1 where a model has no limit.
     if getattr(config, "alibi", False) or limit is None or limit < 1:
         return None
+    if (changes := _rope_changes_at(config, limit)) is not None:
+        return changes
     # Scaled rotary embeddings (YaRN and others) reach further than what the model was first trained on.
     scaling = getattr(config, "rope_parameters", None) or {}
     first = scaling.get("original_max_position_embeddings") or limit
     return max(limit, int(first * (scaling.get("factor") or 1)))
+
+
+def _rope_changes_at(config: PretrainedConfig, limit: int) -> int | None:
+    """The length beyond which rotary positions are turned by other angles, those of the first tokens too: what a model
+    gives for a text would depend on what stands beside it in a batch, and on how much of it is there already."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [
+        rope,
+        *(kind for kind in rope.values() if isinstance(kind, dict)),
+    ]  # Gemma 3 has one a kind of layer
+    return min((length for kind in kinds if (length := _changes_at(kind, config, limit))), default=None)
+
+
+def _changes_at(rope: Mapping[str, Any], config: PretrainedConfig, limit: int) -> int | None:
+    if rope.get("rope_type") == "longrope":
+        own = getattr(config, "original_max_position_embeddings", None)
+        return rope.get("original_max_position_embeddings") or own
+    return limit if rope.get("rope_type") == "dynamic" else None

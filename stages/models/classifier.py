@@ -58,6 +58,7 @@ class _Classifier(GenericForSequenceClassification):
     family's PreTrainedModel."""
 
     language_model: Any
+    post_init: Any
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super(GenericForSequenceClassification, self).__init__(config)  # type: ignore[call-arg]  # the family's
@@ -66,9 +67,7 @@ class _Classifier(GenericForSequenceClassification):
         type(self).base_model_prefix = next(name for name, each in whole.named_children() if each is body)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
         setattr(self, self.base_model_prefix, body)
-        setattr(
-            self, HEAD, nn.Linear(whole.get_output_embeddings().in_features, config.num_labels, bias=False)
-        )
+        setattr(self, HEAD, nn.Linear(size, self.num_labels, bias=False))
         self.post_init()
 
 

@@ -39,13 +39,13 @@ def with_narrow_windows(model: nn.Module) -> nn.Module | None:
     return twin.to(inner.device).eval()
 
 
-def _positions(config: PreTrainedConfig) -> float:
+def _positions(config: PreTrainedConfig) -> float | int:
     """No text is longer: see stages/data/positions.py."""
     scaled = (getattr(config, "rope_parameters", None) or {}).get("factor")
     return math.inf if scaled else getattr(config, "max_position_embeddings", None) or math.inf
 
 
-def _narrow(node: Any, positions: float) -> int:
+def _narrow(node: Any, positions: float | int) -> int:
     """How many windows in `node`, a configuration or what one holds, were narrowed; those of all `positions` are not
     windows."""
     if isinstance(node, list):

@@ -13,6 +13,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MambaConfig,
+    Phi3Config,
     PretrainedConfig,
 )
 
@@ -21,6 +22,9 @@ from stages.data.embedded import embedded_weights
 from stages.data.positions import check_length, max_positions
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}
+# beyond these lengths all angles change, those of the first tokens too
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 10000.0}
 
 
 def settings(path: str | None) -> DictConfig:
@@ -33,6 +37,13 @@ def settings(path: str | None) -> DictConfig:
         (LlamaConfig(max_position_embeddings=600), 600),
         (LlamaConfig(max_position_embeddings=2048, rope_parameters=YARN), 8192),
         (GPT2Config(), 1024),  # n_positions
+        (LlamaConfig(max_position_embeddings=600, rope_parameters=DYNAMIC), 600),
+        (
+            Phi3Config(
+                max_position_embeddings=5000, original_max_position_embeddings=700, rope_parameters=LONG
+            ),
+            700,
+        ),
         (FalconConfig(alibi=True), None),
         (BloomConfig(), None),  # ALiBi
         (MambaConfig(), None),  # no positions at all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -31,20 +32,23 @@ def classifier_class(
     )
     custom = getattr(config, "auto_map", None) if trust_remote_code else None
     if not custom:
-        return _of_family(type(config), config)
-    if AutoModelForSequenceClassification.__name__ not in custom:
+        found = _of_family(type(config), config)
+    else:
+        found = AutoModelForSequenceClassification.__name__ in custom and AutoModelForSequenceClassification
+    if not found:
         raise UserError(
-            f"reward_model.kind: the code of {path} has no sequence classifier to put a head on; "
-            "set it to likelihood, which needs none"
+            f"reward_model.kind: there is no sequence classifier for {path} to put a head on; set it to likelihood, "
+            "which needs none"
         )
-    return AutoModelForSequenceClassification
+    return found
 
 
 def _of_family(kind: type[PreTrainedConfig], config: PreTrainedConfig) -> Any:
     own: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(kind, None)
     if own and (issubclass(own, GenericForSequenceClassification) or _has_head(own, config)):
         return own
-    return _made_of(MODEL_FOR_CAUSAL_LM_MAPPING[kind])
+    language_model = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
+    return language_model and _made_of(language_model, kind)
 
 
 def _has_head(kind: Any, config: PreTrainedConfig) -> bool:
@@ -72,9 +76,12 @@ class _Classifier(GenericForSequenceClassification):
 
 
 @cache
-def _made_of(language_model: Any) -> type:
+def _made_of(language_model: Any, kind: type[PreTrainedConfig]) -> type:
     name = language_model.__name__.removesuffix("ForCausalLM") + "ForSequenceClassification"
     family = next(each for each in language_model.__mro__ if each.__name__.endswith("PreTrainedModel"))
     # Custom code, which transformers knows by its module, is loaded without buffers that a family computes (Falcon-H1).
     own = {"language_model": language_model, "__module__": language_model.__module__}
+    own["config_class"] = (
+        kind if isinstance(language_model.config_class, UnionType) else language_model.config_class
+    )
     return type(name, (_Classifier, family), own)

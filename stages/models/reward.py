@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from stages.config.errors import UserError
 from stages.models.classifier import HEAD, classifier_class
-from stages.models.hidden import hidden_states, pack_for
+from stages.models.hidden import hidden_states, pack_for, state_size
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
 from stages.trees import Tree
@@ -93,5 +94,13 @@ class RewardModel(nn.Module):
 
 
 def _load_classifier(folder: str | Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    """Raises UserError where there is none that reads each completion's last token."""
     kind = classifier_class(folder, trust_remote_code=trust_remote_code)
-    return load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code)
+    model = load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code)
+    head = getattr(model, HEAD, None)
+    if not isinstance(head, nn.Linear) or head.in_features != state_size(model):
+        raise UserError(
+            f"reward_model.kind: {type(model).__name__} has no head on its last states; set it to likelihood, which "
+            "needs none"
+        )
+    return model

@@ -19,8 +19,8 @@ from benchmarks.works import BF16
 from stages.algorithms.batch import Batch
 from stages.losses.language_modeling import negative_log_likelihood
 from stages.models.block import keep_less
-from stages.models.hidden import probe
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.training.meter import Meter
 from stages.trees import Node, Tree
 

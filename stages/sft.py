@@ -6,11 +6,12 @@ import torch
 
 from stages.algorithms.sft import SFT
 from stages.config.schema import TrainingSettings
-from stages.config.validate import read
+from stages.config.validate import needs_reward_model, read
 from stages.data.base_model import read_base_model
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
+from stages.models.reward_kinds import check_kind
 from stages.training.heldout import mean_losses
 from stages.training.session import load_rows, make_accelerator, run_training
 from stages.workspace import Stage
@@ -20,6 +21,9 @@ from stages.workspace import Stage
 def main(run: Stage) -> None:
     settings = read(run.config, "sft", TrainingSettings)
     base = read_base_model(run.input("prepare"))
+    if needs_reward_model(run.config):  # told before anything is trained
+        kind = run.config.reward_model.kind
+        check_kind(kind, base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)
     accelerator = make_accelerator(settings)
     torch.manual_seed(run.config.seed)  # adapters start from random weights
     model = load_model(base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)

@@ -19,7 +19,7 @@ from stages.config.schema import OnlineSettings
 from stages.distributed import sum_over_ranks
 from stages.losses.kl import k1
 from stages.losses.policy_gradient import clip_fraction, clipped, clipped_value
-from stages.models.hidden import hidden_states, pack_for
+from stages.models.hidden import hidden_states, pack_for, state_size
 from stages.models.logprobs import TokenLogprobs, map_microbatches, target_logprobs
 from stages.trees import Tree
 
@@ -55,7 +55,7 @@ class PPO(Algorithm):
         self.reference = parts.reference if settings.kl_coef else None
         # a policy that trains on each token once, at once, is the one that drew it
         self.on_policy = settings.num_ppo_epochs * settings.num_mini_batches == 1
-        self.value_head = nn.Linear(self.policy.config.hidden_size, 1)
+        self.value_head = nn.Linear(state_size(self.policy), 1)
         nn.init.zeros_(self.value_head.weight)  # the first advantages are then the rewards themselves
         nn.init.zeros_(self.value_head.bias)
 

@@ -53,7 +53,7 @@ def check_length(parts: Mapping[str, int], limit: int | None) -> None:
     if limit is not None and length > limit:
         raise UserError(
             f"params.yaml: {' + '.join(parts)} is {length} tokens, and the model has positions for {limit} "
-            "(max_position_embeddings): lower it, or take another model"
+            "(max_position_embeddings, or where dynamic rope begins): lower it, or take another model"
         )
 
 
@@ -62,18 +62,25 @@ def _of_config(config: PretrainedConfig) -> int | None:
     # ALiBi knows no positions; transformers says -1 where a model has no limit.
     if getattr(config, "alibi", False) or limit is None or limit < 1:
         return None
-    # Scaled rotary embeddings (YaRN and others) reach further than what the model was first trained on.
     scaling = getattr(config, "rope_parameters", None) or {}
-    kinds = [
-        scaling,
-        *(kind for kind in scaling.values() if isinstance(kind, dict)),
-    ]  # Gemma 3 has one a kind of layer
-    return max([limit, *(_scaled(kind, limit) for kind in kinds)])
+    # Gemma 3 has one a kind of layer.
+    ropes = [scaling, *(kind for kind in scaling.values() if isinstance(kind, dict))]
+    if changes := [length for rope in ropes if (length := _changes_at(rope, config, limit))]:
+        return min(changes)
+    # Scaled rotary embeddings (YaRN and others) reach further than what the model was first trained on.
+    return max([limit, *(_scaled(rope, limit) for rope in ropes)])
 
 
-def _scaled(scaling: Mapping[str, Any], limit: int) -> int:
-    first = scaling.get("original_max_position_embeddings") or limit
-    factor = scaling.get("factor") or 1
-    return (
-        int(first * factor) if isinstance(factor, int | float) and isinstance(first, int | float) else limit
-    )
+def _changes_at(rope: Mapping[str, Any], config: PretrainedConfig, limit: int) -> int | None:
+    """The length beyond which rotary positions are turned by other angles, those of the first tokens too: what a model
+    gives for a text would depend on what stands beside it in a batch, and on how much of it is there already."""
+    if rope.get("rope_type") == "longrope":
+        own = getattr(config, "original_max_position_embeddings", None)
+        return rope.get("original_max_position_embeddings") or own
+    return limit if rope.get("rope_type") == "dynamic" else None
+
+
+def _scaled(rope: Mapping[str, Any], limit: int) -> int:
+    first, factor = rope.get("original_max_position_embeddings") or limit, rope.get("factor") or 1
+    known = isinstance(factor, int | float) and isinstance(first, int | float)
+    return int(first * factor) if known else limit

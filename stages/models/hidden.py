@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,20 +10,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import PreTrainedModel
 
 from stages.models.attention import Mask
-from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, eager_flex, flex_runs
+from stages.models.compiled import uncompiled
+from stages.models.flex import BLOCKS_PAY, LONG_ROW, block_mask, flex_runs
 from stages.packing import PADDING, ROW_LENGTH, SHARED, Packed, pack
 from stages.trees import Node, Tree
-
-log = logging.getLogger(__name__)
 
 
 def backbone(model: Any) -> nn.Module:
     """The transformer under a language model's or classifier's head, adapters included."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the whole
-    return getattr(inner, inner.base_model_prefix)
+    inner = without_adapters(model)
+    name = inner.base_model_prefix
+    return getattr(inner, name if hasattr(inner, name) else "model")  # Llama 4's is that of a larger model
+
+
+def without_adapters(model: Any) -> Any:
+    """What transformers made: peft wraps the whole, and puts its adapters into the layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@torch.no_grad()
+def state_size(model: nn.Module) -> int:
+    """Of a hidden state that a head sees: whatever a family's configuration calls it, and wherever it is projected."""
+    with uncompiled():
+        return hidden_states(model, pack_for(model, [Tree(Node([], []), [Node([0], [True])])])).shape[-1]
 
 
 def pack_for(model: nn.Module, trees: Sequence[Tree]) -> Packed:
@@ -53,7 +62,7 @@ def _skips_blocks(body: Any) -> bool:
     """Only where probe() found that this family can, and flex_runs() that this GPU can."""
     if not getattr(body, "takes_blocks", False) or body.device.type != "cuda":
         return False
-    config = body.config
+    config = body.config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return flex_runs(body.device, size)
 
@@ -61,16 +70,16 @@ def _skips_blocks(body: Any) -> bool:
 def hidden_states(model: nn.Module, packed: Packed) -> Float[Tensor, "tokens hidden"]:
     """The last hidden state of every cell of `packed`, in flat order. Padding cells hold no meaning."""
     body = backbone(model)
-    forward = _tree if getattr(body, "takes_trees", True) else _padded  # set by probe()
+    forward = _tree if getattr(body, "takes_trees", True) else padded_states  # set by probe()
     return forward(body, packed)
 
 
 def _tree(body: nn.Module, packed: Packed) -> Tensor:
     sparse = packed.input_ids.shape[1] >= BLOCKS_PAY and _skips_blocks(body)
-    return _masked(body, packed, partial(block_mask, packed) if sparse else packed.attention_mask)
+    return masked_states(body, packed, partial(block_mask, packed) if sparse else packed.attention_mask)
 
 
-def _masked(body: Any, packed: Packed, visible: Callable[[int | None], Mask]) -> Tensor:
+def masked_states(body: Any, packed: Packed, visible: Callable[[int | None], Mask]) -> Tensor:
     device = packed.input_ids.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else body.dtype
     outputs = body(
@@ -90,8 +99,9 @@ def attention_masks(
     Models with several kinds of layer take one mask per kind. Raises ValueError for kinds that see something else
     (Llama 4's chunks).
     """
-    window = getattr(body.config, "sliding_window", None)
-    kinds = set(getattr(body.config, "layer_types", None) or [])
+    config: Any = body.config.get_text_config()  # type: ignore[operator,union-attr]
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or [])
     if not kinds:
         return _as_taken(body, visible(window), dtype)
     if unknown := kinds - {"full_attention", "sliding_attention"}:
@@ -109,9 +119,9 @@ def _as_taken(body: Any, mask: Mask, dtype: torch.dtype) -> Mask:
     return torch.zeros_like(mask, dtype=body.dtype if eager else dtype).masked_fill_(~mask, lowest)
 
 
-def _padded(body: nn.Module, packed: Packed) -> Tensor:
+def padded_states(body: nn.Module, packed: Packed) -> Tensor:
     """One right-padded row per completion, for models that take no mask of ours; same cells, same values."""
-    rows, sources = _unpack_rows(packed)
+    rows, sources = unpack_rows(packed)
     length = max(len(row) for row in rows)
     device = packed.input_ids.device
     flat = torch.zeros(len(rows), length, dtype=torch.long, device=device)
@@ -124,7 +134,7 @@ def _padded(body: nn.Module, packed: Packed) -> Tensor:
     return states.index_select(0, cell)
 
 
-def _unpack_rows(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
+def unpack_rows(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """Flat positions of each completion's whole sequence, and for every cell the (row, column) that computes it."""
     prompts: dict[int, list[int]] = {}
     completions: dict[tuple[int, int], list[int]] = {}
@@ -141,45 +151,3 @@ def _unpack_rows(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]
         for column, cell in enumerate(row):
             sources[cell] = (index, column)
     return list(completions.values()), sources
-
-
-def probe(model: PreTrainedModel) -> None:
-    """Find out, by trying, whether `model` computes a packed tree as it computes padded rows; call once after loading.
-
-    Models with a recurrent state (Mamba, linear attention) or with positions derived from the mask (ALiBi) do not.
-    They are run on padded rows, with the same result at a higher cost.
-    """
-    body: Any = backbone(model)
-    packed = pack(
-        [_probe_tree(6, [*range(7, 12), 6, 7, 8]), _probe_tree(7, [8, 9], [10, 11, 12])], model.device
-    )
-    in_runs = replace(packed, runs=torch.tensor([1, 1 + 9, 1 + 9 + 6]))
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        expected = _padded(body, packed)
-        body.takes_trees = _gives(expected, body, packed, packed.attention_mask)
-        if body.takes_trees and model.device.type == "cpu":
-            body.takes_runs = _gives(expected, body, in_runs, in_runs.attention_mask)
-        if body.takes_trees and torch.cuda.is_available():
-            with eager_flex():
-                body.takes_blocks = _gives(expected, body, packed, partial(block_mask, packed))
-    model.train(training)
-    name = type(model).__name__
-    if not body.takes_trees:
-        log.warning("%s takes no tree mask: it runs on padded rows (same result, slower)", name)
-    elif torch.cuda.is_available() and not body.takes_blocks:
-        log.info("%s takes no block mask: long rows take dense ones (same result, slower)", name)
-
-
-def _probe_tree(prompt: int, *completions: list[int]) -> Tree:
-    """All prompts share their first token."""
-    return Tree(Node([5, prompt], [False] * 2), [Node(ids, [True] * len(ids)) for ids in completions])
-
-
-def _gives(expected: Tensor, body: nn.Module, packed: Packed, visible: Callable[[int | None], Mask]) -> bool:
-    try:
-        found = _masked(body, packed, visible)
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-        return False
-    return torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=2e-2)

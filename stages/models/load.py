@@ -20,9 +20,10 @@ from stages.data.sealed import check_sealed, seal_model
 from stages.models.adapters import ADAPTER, base_of, merged, read_adapter, with_lora
 from stages.models.block import keep_less
 from stages.models.compiled import compile_layers
-from stages.models.hidden import backbone, probe
+from stages.models.hidden import backbone
 from stages.models.liger import apply_liger
 from stages.models.linear import LINEAR
+from stages.models.probe import probe
 from stages.models.weights import check_causal, read_model
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.models.head import lm_head
 from stages.models.hidden import hidden_states, pack_for
 from stages.models.selected import selected_logprobs
 from stages.packing import Packed, split_trees
@@ -29,21 +30,6 @@ class TokenLogprobs(NamedTuple):
     entropy: Float[
         Tensor, "batch seq"
     ]  # of the distribution that the token was drawn from, in nats; no gradient
-
-
-def lm_head(model: Any, states: Float[Tensor, "targets hidden"]) -> Float[Tensor, "targets vocab"]:
-    """As the head computes them: under autocast in its precision, unless the family scales them."""
-    return scaled_logits(model.config, model.get_output_embeddings()(states))
-
-
-def scaled_logits(config: Any, logits: Float[Tensor, "targets vocab"]) -> Float[Tensor, "targets vocab"]:
-    """With the scalings that some families apply outside their head, in float32; others' logits as they are."""
-    if getattr(config, "logit_scale", None):  # Cohere
-        logits = logits.float() * config.logit_scale
-    if getattr(config, "logits_scaling", None):  # Granite
-        logits = logits.float() / config.logits_scaling
-    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-    return torch.tanh(logits.float() / softcap) * softcap if softcap else logits
 
 
 def _chunk_logprobs(

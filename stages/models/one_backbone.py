@@ -14,7 +14,8 @@ from transformers import AutoConfig
 
 from stages.data.sealed import check_sealed
 from stages.models.adapters import ADAPTER, base_of, put_adapter, read_adapter
-from stages.models.reward import HEAD, RewardModel
+from stages.models.classifier import HEAD
+from stages.models.reward import RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
 
 log = logging.getLogger(__name__)

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from stages.models.hidden import hidden_states, pack_for
+from stages.config.errors import UserError
+from stages.models.classifier import HEAD, classifier_class
+from stages.models.hidden import hidden_states, pack_for, state_size
 from stages.models.load import add_adapter, load_model
 from stages.models.logprobs import map_microbatches
 from stages.packing import split_trees
 from stages.trees import Tree
-
-HEAD = "score"  # transformers' name for a sequence classifier's head
 
 
 class RewardModel(nn.Module):
@@ -48,13 +48,7 @@ class RewardModel(nn.Module):
     @classmethod
     def from_policy(cls, folder: str | Path, settings: DictConfig) -> RewardModel:
         """A language model's transformer with a fresh head, its weights of standard deviation 1 / sqrt(hidden + 1)."""
-        model = load_model(
-            folder,
-            AutoModelForSequenceClassification,
-            num_labels=1,
-            fresh=HEAD,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        model = _load_classifier(folder, fresh=HEAD, trust_remote_code=settings.trust_remote_code)
         head = getattr(model, HEAD)
         nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
         model.config.reward_kind, model.config.reward_mean, model.config.reward_std = cls.kind, 0.0, 1.0
@@ -63,8 +57,7 @@ class RewardModel(nn.Module):
     @classmethod
     def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
         """The weights that a reward_model stage wrote."""
-        kind = AutoModelForSequenceClassification
-        return cls(load_model(folder, kind, num_labels=1, trust_remote_code=trust_remote_code))
+        return cls(_load_classifier(folder, trust_remote_code=trust_remote_code))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
@@ -99,3 +92,18 @@ class RewardModel(nn.Module):
         with self.scope():
             (rewards,) = map_microbatches(lambda group: (self(group),), trees, split_trees(trees, max_tokens))
         return (rewards - self.config.reward_mean) / self.config.reward_std
+
+
+def _load_classifier(
+    folder: str | Path, *, fresh: str | None = None, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Raises UserError where there is none that reads each completion's last token."""
+    kind = classifier_class(folder, trust_remote_code=trust_remote_code)
+    model = load_model(folder, kind, num_labels=1, fresh=fresh, trust_remote_code=trust_remote_code)
+    head = getattr(model, HEAD, None)
+    if not isinstance(head, nn.Linear) or head.in_features != state_size(model):
+        raise UserError(
+            f"reward_model.kind: {type(model).__name__} has no head on its last states; set it to likelihood, which "
+            "needs none"
+        )
+    return model

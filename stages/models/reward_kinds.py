@@ -7,10 +7,17 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from stages.data.sealed import check_sealed
+from stages.models.classifier import classifier_class
 from stages.models.likelihood_reward import LikelihoodReward
 from stages.models.reward import RewardModel
 
 REWARD_MODELS: dict[str, type[RewardModel]] = {kind.kind: kind for kind in (RewardModel, LikelihoodReward)}
+
+
+def check_kind(kind: str, path: str | Path, *, revision: str | None = None, trust_remote_code: bool) -> None:
+    """Raise UserError where no reward model of `kind` can be made of the model in `path`, as its configuration says."""
+    if kind == RewardModel.kind:
+        classifier_class(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,8 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.models.compiled import uncompiled
+from stages.models.head import lm_head
 from stages.models.hidden import attention_masks, backbone
-from stages.models.logprobs import lm_head
+from stages.models.probe import CANNOT, agree, evaluated, plain_outputs
+from stages.models.reference import adapters_off
+from stages.models.windows import with_narrow_windows
 from stages.rollout.attention import grouped_queries
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.native import NativeDecoder
@@ -91,37 +95,63 @@ def _narrowed(model: Any, dtype: torch.dtype) -> Any:
     return found
 
 
+def takes_cache(model: Any) -> bool:
+    """Whether `model` reads a text through a cache of ours as its own forward reads it whole, beyond its windows too.
+    Tried in its own precision and without adapters, so that no weight is copied for it."""
+    try:
+        with _alone(model):
+            narrow = with_narrow_windows(model)
+            if all(_reads_through_cache(each) for each in (model, narrow) if each is not None):
+                return True
+        reason = "other results"
+    except CANNOT as error:
+        reason = str(error)
+    log.info("sampled by transformers' generate (same result, slower): a cache of ours gives %s", reason)
+    return False
+
+
+def _reads_through_cache(model: Any) -> bool:
+    """A prefill of two texts, and two tokens behind each."""
+    decoder = TransformersDecoder(model, next(model.parameters()).dtype)
+    texts = torch.tensor([[5, 6, 7, 8, 6, 9, 10, 5], [8, 5, 10, 9, 11, 8, 6, 12]], device=decoder.device)
+    cache = KeyValueCache(torch.zeros(2, dtype=torch.long, device=decoder.device), texts.shape[1])
+    found = []
+    for new in texts.split([6, 1, 1], 1):
+        found.append(decoder.states(new, cache))
+        cache.lengths = cache.lengths + new.shape[1]
+    expected = torch.cat([plain_outputs(model, text) for text in texts])
+    return agree(decoder.logits(torch.cat(found, 1).flatten(0, 1)), expected)
+
+
+@contextmanager
+def _alone(model: Any) -> Iterator[None]:
+    """As it is evaluated, without adapters and without autocast, under which training asks for a sampler: that would
+    round one side of a comparison and not the other."""
+    device = next(model.parameters()).device.type
+    with torch.no_grad(), evaluated(model), adapters_off(model), torch.autocast(device, enabled=False):
+        yield
+
+
 def make_decoder(model: Any, dtype: torch.dtype) -> Decoder:
     """The native one where it can be built and, tried on a few tokens, computes what the model computes."""
-    training = model.training
-    model.eval()
-    # Autocast, under which training asks for a sampler, would round one side of the comparison and not the other.
-    with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+    with _alone(model):
         differs = _differs(model)
-    model.train(training)
     if differs:
         log.info("sampled by the model's own forward (same result, slower): %s", differs)
     return TransformersDecoder(model, dtype) if differs else NativeDecoder(model, dtype)
 
 
 def _differs(model: Any) -> str:
-    """Why `model` is not of the common block; empty where it is. Tried in its own precision and without adapters, so
-    that no weight is copied for it."""
+    """Why `model` is not of the common block; empty where it is. Tried as in `takes_cache`."""
     dtype = next(model.parameters()).dtype
     try:
-        with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
-            decoders = NativeDecoder(model, dtype, packs=False), TransformersDecoder(model, dtype)
-            far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
-            close = 1e-3 if dtype.itemsize > 2 else 5e-2
-            pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))
-            agree = all(_agree(mine, theirs, close) for mine, theirs in pairs)
-            return "" if agree else f"{type(model).__name__} computes otherwise"
-    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        decoders = NativeDecoder(model, dtype, packs=False), TransformersDecoder(model, dtype)
+        far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
+        pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))
+        alike = all(agree(mine, theirs) for mine, theirs in pairs)
+        return "" if alike else f"{type(model).__name__} computes otherwise"
+    except CANNOT as error:
         return f"{type(model).__name__}: {error}"
-
-
-def _agree(mine: Tensor, theirs: Tensor, close: float) -> bool:
-    return torch.allclose(mine, theirs, rtol=close, atol=close * float(theirs.abs().max()))
 
 
 def _try(decoder: Decoder, offset: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from stages.models.compiled import uncompiled
+from stages.models.hidden import backbone
 from stages.rollout.rollout import Rollout
 
 
@@ -44,6 +45,7 @@ def generate(
     config = GenerationConfig(
         do_sample=temperature > 0, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=max_new_tokens,
         eos_token_id=sorted(eos_token_ids), pad_token_id=min(eos_token_ids),
+        use_cache=getattr(backbone(model), "caches", True),  # set by probe()
     )  # fmt: skip
     found: dict[int, Rollout] = {}
     for members in _calls(prompts, num_generations, max_new_tokens, max_tokens):

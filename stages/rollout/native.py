@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.models.head import scaled_logits
 from stages.models.hidden import attention_masks, backbone
-from stages.models.logprobs import scaled_logits
 from stages.rollout.cache import KeyValueCache
 from stages.rollout.projection import Projection, can_pack, quick_rows
 from stages.rollout.shared_prompts import SharedPromptCache

@@ -11,7 +11,7 @@ from torch import nn
 from stages.machine import in_any_order
 from stages.models.hidden import backbone
 from stages.progress import progress
-from stages.rollout.decoder import TransformersDecoder, make_decoder
+from stages.rollout.decoder import TransformersDecoder, make_decoder, takes_cache
 from stages.rollout.generate import generate
 from stages.rollout.in_flight import InFlight, Row
 from stages.rollout.rollout import Rollout
@@ -37,9 +37,8 @@ class Sampler:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_tokens = max_tokens
         dtype = dtype or next(model.parameters()).dtype
-        self.cached = getattr(
-            backbone(model), "takes_trees", True
-        )  # its state is a key/value cache: set by probe()
+        # set by probe(): its state is a key/value cache, and its windows are ours
+        self.cached = getattr(backbone(model), "takes_trees", True) and takes_cache(model)
         self.decoder = make_decoder(model, dtype) if self.cached else TransformersDecoder(model, dtype)
 
     @torch.no_grad()

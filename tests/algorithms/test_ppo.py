@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import stages.algorithms.ppo
 from stages.algorithms.batch import batch_of
@@ -170,3 +171,16 @@ def test_parts_are_drawn_at_random_and_each_epoch_takes_them_in_an_order_of_its_
     batch = batch_of([Example(one, "", None, {}) for one in trees])
     orders = {str([part.trees for part in drawn[0].epochs(batch, 1)]) for _ in range(20)}
     assert len(orders) > 10
+
+
+def test_the_value_head_has_the_width_of_the_states_that_it_sees():
+    """OPT-350m projects its states of 1024 numbers to 512 before the head."""
+    config = OPTConfig(vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+                       max_position_embeddings=128, word_embed_proj_dim=16)  # fmt: skip
+    policy = add_adapter(OPTForCausalLM(config).eval(), lora())
+    algorithm = PPO(
+        settings_of("ppo"), parts_of(policy, lambda _examples, trees: [1.0] * len(trees), eos=[EOS])
+    )
+    assert algorithm.value_head.in_features == 16
+    _, values = algorithm.evaluate_tokens([tree([1, 9], [7, 6], [5])])
+    assert values.tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MambaConfig,
+    Phi3Config,
     PretrainedConfig,
 )
 
@@ -22,6 +23,9 @@ from stages.data.embedded import embedded_weights
 from stages.data.positions import check_length, max_positions
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}
+# beyond these lengths all angles change, those of the first tokens too
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 10000.0}
 
 
 def settings(path: str | None) -> DictConfig:
@@ -36,6 +40,13 @@ def settings(path: str | None) -> DictConfig:
         (GPT2Config(), 1024),  # n_positions
         (Gemma3Config(text_config={"max_position_embeddings": 777}), 777),
         (LlamaConfig(max_position_embeddings=600, rope_parameters=YARN | {"factor": "x"}), 600),
+        (LlamaConfig(max_position_embeddings=600, rope_parameters=DYNAMIC), 600),
+        (
+            Phi3Config(
+                max_position_embeddings=5000, original_max_position_embeddings=700, rope_parameters=LONG
+            ),
+            700,
+        ),
         (FalconConfig(alibi=True), None),
         (BloomConfig(), None),  # ALiBi
         (MambaConfig(), None),  # no positions at all

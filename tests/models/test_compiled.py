@@ -18,9 +18,10 @@ from stages.config.validate import validate
 from stages.models import compiled as module
 from stages.models.block import keep_less
 from stages.models.compiled import compile_layers, compiled
-from stages.models.hidden import pack_for, probe
+from stages.models.hidden import pack_for
 from stages.models.load import add_adapter
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.models.reference import Reference
 from stages.packing import pack
 from stages.rollout import decoder

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
-from stages.models.hidden import attention_masks, backbone, probe
+from stages.models.hidden import attention_masks, backbone
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from tests.models.tiny import tiny_llama, tree
 
 CONFIGS = {
@@ -51,7 +52,5 @@ def test_padded_rows_have_the_logprobs_and_gradients_of_each_row_alone(name: str
 def test_a_kind_of_layer_that_sees_neither_all_nor_a_window_gets_no_mask_of_ours():
     model = tiny_llama()
     model.config.layer_types = ["full_attention", "chunked_attention"]
-    probe(model)
-    assert not backbone(model).takes_trees
     with pytest.raises(ValueError, match="chunked_attention"):
         attention_masks(backbone(model), lambda _: torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.float32)

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.models import flex, hidden
 from stages.models.flex import LONG_ROW, block_mask, eager_flex, flex_runs
-from stages.models.hidden import backbone, hidden_states, probe, row_length
+from stages.models.hidden import backbone, hidden_states, row_length
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.packing import PADDING, ROW_LENGTH, pack
 from stages.trees import Tree
 from tests.models.test_fallback import CONFIGS as UNFIT

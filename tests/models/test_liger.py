@@ -17,8 +17,8 @@ from stages.config.compose import compose_config
 from stages.config.errors import UserError
 from stages.config.validate import validate
 from stages.models import liger
-from stages.models.hidden import probe
 from stages.models.liger import apply_liger
+from stages.models.probe import probe
 from tests.models.tiny import tiny_llama
 
 

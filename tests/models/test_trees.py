@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from stages.models.block import keep_less
-from stages.models.hidden import backbone, pack_for, probe, row_length
+from stages.models.hidden import backbone, pack_for, row_length
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.packing import ROW_LENGTH
 from stages.trees import Node, Tree
 

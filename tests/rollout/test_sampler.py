@@ -1,16 +1,20 @@
 """The sampler against transformers' own generate, and against the training forward."""
 
+import logging
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AfmoeConfig, AutoModelForCausalLM, DogeConfig, ModernBertDecoderConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from stages.models.hidden import probe
+from stages.models.hidden import backbone
 from stages.models.logprobs import completion_logprobs
+from stages.models.probe import probe
 from stages.rollout.sampler import Sampler
 from stages.rollout.sampling import draw, inverse_cdf
 from stages.training.order import seed_step
 from tests.models.test_fallback import CONFIGS as FALLBACK
-from tests.models.test_trees import CONFIGS
+from tests.models.test_trees import CONFIGS, SHAPE
 
 PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41, 42, 43, 44, 45], [1, 8, 8], [1, 13, 60]]
 
@@ -152,3 +156,44 @@ def test_draw_tempers_and_never_takes_an_impossible_token():
     # exp(2) / (1 + exp(2)) = 0.8808
     assert (tokens == 2).float().mean().item() == pytest.approx(0.8808, abs=0.02)
     assert logprobs[tokens == 2][0].item() == pytest.approx(-0.126928, abs=1e-5)
+
+
+# families whose attention takes no cache of ours, and one that transformers' generate cannot run with its own
+UNCACHED = {
+    "afmoe": AfmoeConfig(**SHAPE, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2, sliding_window=4,
+                         layer_types=["sliding_attention", "full_attention"], num_dense_layers=1),
+    "doge": DogeConfig(**{k: v for k, v in SHAPE.items() if k != "head_dim"}),
+    "hrm_text": CONFIG_MAPPING["hrm_text"](**SHAPE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCACHED)
+def test_a_family_that_takes_no_cache_of_ours_is_sampled_by_generate(name: str, caplog):
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(UNCACHED[name]).eval()
+    probe(model)
+    assert backbone(model).takes_trees
+    with caplog.at_level(logging.INFO):
+        sampler = Sampler(model, [2, 50])
+    assert not sampler.cached and "sampled by transformers' generate" in caplog.text
+    for prompt, rollout in zip(PROMPTS, sampler.sample(PROMPTS, 1, 6, temperature=0.0), strict=True):
+        ids = list(prompt)
+        for token in rollout.tree.completions[0].input_ids:
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert logits.max() - logits[token] < 1e-5
+            ids.append(token)
+
+
+def test_a_head_of_a_family_s_own_gives_the_sampler_s_log_probabilities():
+    torch.manual_seed(3)
+    config = ModernBertDecoderConfig(**SHAPE, local_attention=8)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    probe(model)
+    sampler = Sampler(model, [2])
+    assert sampler.cached
+    for rollout in sampler.sample(PROMPTS, 2, 9, temperature=1.0):
+        for node, logprobs in zip(rollout.tree.completions, rollout.logprobs, strict=True):
+            ids = torch.tensor(rollout.tree.prompt.input_ids + node.input_ids)
+            plain = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+            expected = plain.gather(-1, ids[1:, None])[-len(logprobs) :, 0]
+            torch.testing.assert_close(torch.tensor(logprobs), expected, rtol=1e-4, atol=1e-5)

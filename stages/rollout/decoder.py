@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.machine import in_any_order
 from stages.models.compiled import uncompiled
 from stages.models.head import lm_head
 from stages.models.hidden import attention_masks, backbone
-from stages.models.probe import CANNOT, agree, evaluated, plain_outputs
 from stages.models.reference import adapters_off
+from stages.models.trial import CANNOT, agree, evaluated, plain_outputs
 from stages.models.windows import with_narrow_windows
 from stages.rollout.attention import grouped_queries
 from stages.rollout.cache import KeyValueCache
@@ -125,10 +126,10 @@ def _reads_through_cache(model: Any) -> bool:
 
 @contextmanager
 def _alone(model: Any) -> Iterator[None]:
-    """As it is evaluated, without adapters and without autocast, under which training asks for a sampler: that would
-    round one side of a comparison and not the other."""
-    device = next(model.parameters()).device.type
-    with torch.no_grad(), evaluated(model), adapters_off(model), torch.autocast(device, enabled=False):
+    """As it is evaluated and sampled, without adapters and without autocast, under which training asks for a sampler:
+    that would round one side of a comparison and not the other."""
+    plain = torch.autocast(next(model.parameters()).device.type, enabled=False)
+    with torch.no_grad(), evaluated(model), adapters_off(model), plain, uncompiled(), in_any_order():
         yield
 
 
@@ -148,7 +149,7 @@ def _differs(model: Any) -> str:
         decoders = NativeDecoder(model, dtype, packs=False), TransformersDecoder(model, dtype)
         far = max(getattr(model.config, "max_position_embeddings", 0) - 8, 0)
         pairs = ([_try(decoder, offset) for decoder in decoders] for offset in (0, far))
-        alike = all(agree(mine, theirs) for mine, theirs in pairs)
+        alike = all(agree(mine.to(dtype), theirs.to(dtype)) for mine, theirs in pairs)
         return "" if alike else f"{type(model).__name__} computes otherwise"
     except CANNOT as error:
         return f"{type(model).__name__}: {error}"

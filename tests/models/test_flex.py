@@ -82,7 +82,7 @@ def test_every_family_s_states_are_those_of_sdpa(name: str, sparse: list[int | N
     packed = pack(trees(1), row_length=512)
     body = backbone(model)
     with torch.no_grad(), eager_flex():
-        dense = hidden._masked(body, packed, packed.attention_mask)
+        dense = hidden.masked_states(body, packed, packed.attention_mask)
         body.takes_trees = True
         found = hidden_states(model, packed)
     assert sparse != []

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
+    DogeConfig,
     Gemma3Config,
     GPTNeoConfig,
     Llama4TextConfig,
@@ -27,7 +28,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from stages.config.errors import UserError
 from stages.models.hidden import backbone, state_size
 from stages.models.logprobs import completion_logprobs
-from stages.models.probe import agree, probe
+from stages.models.probe import probe
+from stages.models.trial import agree
 from stages.models.windows import WINDOW, with_narrow_windows
 from tests.models.tiny import SHAPE, tiny_llama, tree
 
@@ -120,6 +122,18 @@ def test_a_model_that_sees_the_tokens_that_follow_is_refused():
         UserError, match="BertLMHeadModel cannot be trained, for it sees the tokens that follow"
     ):
         probe(model)
+
+
+def test_a_window_beyond_which_order_decides_is_refused():
+    """Doge keeps the keys of the largest weights, and those of equal tokens are equal: which is kept depends on how
+    many there are."""
+    config = DogeConfig(**WIDE, keep_window_size=40)
+    with pytest.raises(
+        UserError, match="DogeForCausalLM cannot be trained, for it sees the tokens that follow"
+    ):
+        probe(model_of(config))
+    config.max_position_embeddings = 40  # as that of the published models: no text is longer
+    probe(model_of(config))
 
 
 class ByLength(LlamaForCausalLM):

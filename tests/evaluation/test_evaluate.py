@@ -213,7 +213,7 @@ def test_a_process_without_rows_measures_nothing_and_takes_part(project: Path) -
             "curves.csv is damaged",
         ),
         (lambda root: (root / "rl" / "curves.csv").write_text("train/loss\n2.0\n"), "curves.csv is damaged"),
-        (lambda root: shutil.rmtree(root / "rl" / "model"), "holds no model"),
+        (lambda root: shutil.rmtree(root / "rl" / "model"), "rl is no output of rl: it has no model"),
         (lambda root: cut(root / "rl" / "model" / "model.safetensors"), "model.safetensors is damaged"),
         (
             lambda root: cut(root / "reward_model" / "model" / "model.safetensors"),

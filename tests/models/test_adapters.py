@@ -146,7 +146,7 @@ def test_reference_is_the_policy_exactly_until_it_moves(base: Path, on: bool):
     before = logprobs(policy)
 
     def under_reference() -> torch.Tensor:
-        return reference.logprobs(TREES, temperature=1.0, max_tokens=4096).logprobs
+        return reference.logprobs(TREES, temperature=1.0, microbatches=[[*range(len(TREES))]]).logprobs
 
     assert torch.equal(under_reference(), before)  # KL at step 0 is 0 to the last bit
     trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
@@ -240,7 +240,7 @@ def test_a_frozen_copy_in_bf16_gives_the_bits_of_its_policy_under_autocast():
     trees = [tree([5, 6, 7], [8, 9], [10, 11, 12]), tree([13, 14], [15, 16, 17])]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = completion_logprobs(policy, trees, temperature=0.7).logprobs
-        found = reference.logprobs(trees, temperature=0.7, max_tokens=4096).logprobs
+        found = reference.logprobs(trees, temperature=0.7, microbatches=[[*range(len(trees))]]).logprobs
     assert torch.equal(found, expected)
     narrow = {name for name, weight in reference.model.named_parameters() if weight.dtype == torch.bfloat16}
     assert len(narrow) == 7 * policy.config.num_hidden_layers and all("proj" in name for name in narrow)

@@ -21,10 +21,14 @@ from stages.trees import Node, Tree
 from tests.models.tiny import lora, shake, tiny_llama, tree
 
 
-def test_what_was_asked_for_once_is_not_scored_again():
+def test_a_microbatch_of_which_all_is_known_is_not_scored_again():
+    """Under a budget of 6 a tree each; of the second request one has a completion that is new, and stays whole."""
     first = [tree([1, 9], [30], [31, 2]), tree([1, 8], [30])]
     second = [tree([1, 9], [31, 2], [32]), tree([1, 8], [30])]
-    assert microbatches_once([first, second, first], 100) == [first, [tree([1, 9], [32])]]
+    assert microbatches_once([first, second, first], 6) == [[first[0]], [first[1]], [second[0]]]
+    table = ReferenceTable(tiny_llama())
+    table.fill(completion_keys([*first, *second]), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    assert table.logprobs(second).tolist() == [2.0, 5.0, 3.0]  # of equal ones the first
 
 
 def test_a_request_is_split_as_a_batch_is():

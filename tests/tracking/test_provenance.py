@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
 from stages.tracking import provenance

@@ -27,12 +27,12 @@ def main(folder: Path) -> None:
     train(folder / "cut", dies_at=2)  # from step 2; step 3 is done again
     PartialState().wait_for_everyone()
     assert names(folder / "cut") == ["damaged-step-3", "step-2", "step-3"]
-    damage = checkpoints.damage
+    first_damaged = checkpoints.first_damaged
 
     def unreadable(path: Path) -> str | None:
-        return "Input/output error" if rank == 1 and path.name == "step-3" else damage(path)
+        return "weights.safetensors" if rank == 1 and path.name == "step-3" else first_damaged(path)
 
-    with patch.object(checkpoints, "damage", unreadable):
+    with patch.object(checkpoints, "first_damaged", unreadable):
         assert same(train(folder / "cut"), whole)
     (folder / f"fine-{rank}").touch()
     sys.stdout.flush()

@@ -58,15 +58,15 @@ def _has_head(kind: Any, config: PreTrainedConfig) -> bool:
 
 
 class _Classifier(GenericForSequenceClassification):
-    """As transformers writes it for most families, around the transformer of `language_model`; one more base is the
+    """As transformers writes it for most families, around the transformer of `made_of`; one more base is the
     family's PreTrainedModel."""
 
-    language_model: Any
+    made_of: Any  # the class of the language model; transformers looks for modules under other names
     post_init: Any
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super(GenericForSequenceClassification, self).__init__(config)  # type: ignore[call-arg]  # the family's
-        whole = self.language_model(config)
+        whole = self.made_of(config)
         body, size = backbone(whole), whole.get_output_embeddings().in_features
         type(self).base_model_prefix = next(name for name, each in whole.named_children() if each is body)
         self.num_labels: int = config.num_labels  # type: ignore[assignment]
@@ -80,7 +80,7 @@ def _made_of(language_model: Any, kind: type[PreTrainedConfig]) -> type:
     name = language_model.__name__.removesuffix("ForCausalLM") + "ForSequenceClassification"
     family = next(each for each in language_model.__mro__ if each.__name__.endswith("PreTrainedModel"))
     # Custom code, which transformers knows by its module, is loaded without buffers that a family computes (Falcon-H1).
-    own = {"language_model": language_model, "__module__": language_model.__module__}
+    own = {"made_of": language_model, "__module__": language_model.__module__}
     own["config_class"] = (
         kind if isinstance(language_model.config_class, UnionType) else language_model.config_class
     )

@@ -24,7 +24,7 @@ from stages.models.hidden import backbone
 from stages.models.liger import apply_liger
 from stages.models.linear import LINEAR
 from stages.models.probe import probe
-from stages.models.weights import check_causal, read_model
+from stages.models.weights import read_model
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ def load_model(
     saved.
     """
     model = _read(path, kind, revision=revision, fresh=fresh, **options)
-    check_causal(model, backbone(model), path)
     disable_dropout(model)
     keep_less(model)
     probe(model)

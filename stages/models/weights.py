@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 
 from stages.config.errors import UserError, first_line
@@ -99,19 +98,3 @@ def _reports() -> Iterator[list[str]]:
         yield reports
     finally:
         logger.removeFilter(keep)
-
-
-@torch.no_grad()
-def check_causal(model: nn.Module, body: Any, path: str | Path) -> None:
-    """Raise UserError where a later token changes what `model`, whose transformer is `body`, makes of earlier ones."""
-    ids = torch.arange(5, 21).remainder(12).repeat(2, 1)  # tokens that every vocabulary has
-    ids[1, 8:] = 3  # not the same in another order: nearly even attention would not tell
-    training = model.training
-    model.eval()
-    states = body(input_ids=ids.to(body.device), use_cache=False).last_hidden_state[:, :8].float()
-    model.train(training)
-    if not torch.allclose(states[0], states[1], rtol=1e-4, atol=1e-5 * float(states.abs().max())):
-        raise UserError(
-            f"{path}: the model ({type(model).__name__}) sees tokens that follow, so it cannot learn to write; take a "
-            "causal language model (of BERT's kind, one with is_decoder: true in its config.json, and trained so)"
-        )

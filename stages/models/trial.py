@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from stages.models.head import lm_head
 from stages.models.hidden import backbone, unpack_rows, without_adapters
-from stages.packing import pack
+from stages.packing import SHARED, pack
 from stages.trees import Node, Tree
 
 # What a family's code may raise where it is handed what it does not know.
@@ -34,7 +34,9 @@ class Trial:
         ids = some_ids(23, attempt)
         trees = [_tree(ids[:2], ids[2:11], ids[2:6]), _tree([ids[0], *ids[12:16]], ids[16:])]
         self.packed = pack(trees, model.device)
-        self.in_runs = replace(self.packed, runs=torch.tensor([1, len(trees[0]), sum(map(len, trees)) - 1]))
+        shared = int((self.packed.tree == SHARED).sum())  # one token at least, by chance more
+        bounds = [shared, len(trees[0]), sum(map(len, trees)) - shared]
+        self.in_runs = replace(self.packed, runs=torch.tensor(bounds))
         self.rows, _ = unpack_rows(self.packed)
 
     @cached_property

@@ -26,10 +26,10 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from stages.config.errors import UserError
-from stages.models.hidden import backbone, state_size
+from stages.models.hidden import backbone, masked_states, padded_states, state_size
 from stages.models.logprobs import completion_logprobs
 from stages.models.probe import probe
-from stages.models.trial import agree
+from stages.models.trial import Trial, agree
 from stages.models.windows import WINDOW, with_narrow_windows
 from tests.models.tiny import SHAPE, tiny_llama, tree
 
@@ -176,6 +176,19 @@ def test_what_cannot_be_had_is_refused_in_one_line(kind: type[PreTrainedModel], 
     with pytest.raises(UserError, match=message) as caught:
         probe(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_each_of_the_texts_that_are_tried_tells_what_a_model_can_do(attempt: int):
+    """A trial that fails by itself costs four more at every load."""
+    trial = Trial(tiny_llama(), attempt)
+    with torch.no_grad():
+        packed = masked_states(trial.body, trial.packed, trial.packed.attention_mask)
+        in_runs = masked_states(trial.body, trial.in_runs, trial.in_runs.attention_mask)
+        assert trial.reads_forward() and trial.generates(use_cache=True)
+        assert trial.agrees(padded_states(trial.body, trial.packed))
+        assert trial.agrees(packed) and trial.agrees(in_runs)
+        assert not trial.agrees(packed.roll(1, 0))
 
 
 def test_narrow_windows_are_the_same_weights_and_another_answer():

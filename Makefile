@@ -54,11 +54,11 @@ lint: $(READY_DEV) ## ruff and pyright
 clean: ## remove outputs, checkpoints and caches; keeps .venv, data/raw, mlflow.db and DVC's cache
 	@# An output has a mark, or what every stage writes: a folder of your own that stands in its place is kept.
 	@for stage in prepare sft reward_model rl evaluate; do \
-	    for folder in data/$$stage data/.$$stage.partial data/.$$stage.replaced; do \
+	    for folder in data/$$stage data/.$$stage.partial; do \
 	        if [ -f $$folder/.treeline ] || [ -f $$folder/metrics.json -a -f $$folder/curves.csv ]; then rm -rf $$folder; \
 	        elif [ -e $$folder ]; then rmdir $$folder 2>/dev/null || echo "kept: $$folder, which no stage has made"; fi; \
 	    done; done
-	rm -rf .checkpoints outputs multirun dvc_plots .pytest_cache .ruff_cache
+	rm -rf data/.*.removed-by-treeline .checkpoints outputs multirun dvc_plots .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(READY): requirements.txt constraints.txt

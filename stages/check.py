@@ -34,6 +34,7 @@ from stages.launch import check_environment, launch_name, read_launch
 from stages.models.door import check_model as check_weights
 from stages.output import check_later, check_no_inputs
 from stages.rewards.check import check_data
+from stages.seal import first_damaged
 from stages.workspace import CHECKPOINTS
 
 
@@ -122,7 +123,10 @@ def check_model(config: DictConfig) -> None:
     outside the project. One on the hub is looked at by prepare, which fetches it."""
     prepared = ROOT / "data" / "prepare"
     if config.model.path is None:
+        # Where something of it is gone or damaged, DVC or prepare makes it again.
         folder = prepared / "model"
+        if first_damaged(folder):
+            return
     else:
         folder = Path(check_location(config.model.path))
         # Of another model prepare makes its own check: it runs again.
@@ -134,7 +138,11 @@ def check_model(config: DictConfig) -> None:
 
 
 def _recorded_path(file: Path) -> str | None:
-    return json.loads(file.read_text())["path"] if file.exists() else None
+    """None where the file is not there, or not whole: DVC or prepare makes it again."""
+    try:
+        return json.loads(file.read_text())["path"] if first_damaged(file) is None else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_lengths(config: DictConfig) -> None:

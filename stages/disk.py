@@ -112,5 +112,5 @@ def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
         if code in FULL or code in REFUSED:
             name = error.filename if isinstance(error, OSError) else None
             return code, None if name is None else os.fsdecode(name)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

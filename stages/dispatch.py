@@ -127,13 +127,14 @@ def _run_job(stage: str, config: DictConfig) -> None:
     with reported():
         for name in downstream(stage):
             check_folder(folder / name, config)
-            check_output(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     overrides = list(HydraConfig.get().overrides.task)
     job = Job(folder, overrides)
     job.save()
     try:
         validate(config)
+        for name in downstream(stage):
+            check_output(folder / name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         job.save(failed=stage)

@@ -48,8 +48,10 @@ def show(folder: Path, jobs: Mapping[Path, str], console: Console) -> None:
     rows: dict[str, dict[str, str]] = {}
     for job, row in means.items():
         cells = {label.name: number(row[label.key]["mean"], label.share) for label in labels}
-        cells[labels[0].name] += f" ({bounds(row[labels[0].key], labels[0].share)})"
-        rows[jobs[job]] = cells
+        if labels:
+            cells[labels[0].name] += f" ({bounds(row[labels[0].key], labels[0].share)})"
+        alike = jobs[job] in rows  # values that are the same, or hidden
+        rows[f"{jobs[job]} (job {job.name})" if alike else jobs[job]] = cells
     print_rows(console, f"rl of each job, in {folder}", rows)
     console.print("compare them in MLflow: [cyan]make ui[/cyan], the run named sweep and its children")
 

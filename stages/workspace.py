@@ -19,7 +19,8 @@ from stages.config.compose import ROOT
 from stages.config.errors import UserError
 from stages.config.space import check_space, room
 from stages.config.validate import validate
-from stages.data.examples import iter_examples
+from stages.data.examples import Example, iter_examples
+from stages.data.sealed import check_sealed
 from stages.disk import remove, removed, sweep, write_out, writing
 from stages.graph import dependencies, downstream, fingerprint
 from stages.guard import lock
@@ -92,8 +93,13 @@ def open_stage(name: str, config: DictConfig) -> Iterator[Stage]:
 def _check_rewards(config: DictConfig, prepared: Path) -> None:
     """The columns that rewards need are there: sft need not be trained to find that out. By name and not by import, for
     what is only checked here is no part of what a stage computes."""
-    check_data = get_method("stages.rewards.check.check_data")
-    check_data(config, lambda role: iter_examples(prepared / f"{role}.jsonl"))
+
+    def rows(role: str) -> Iterator[Example]:
+        path = prepared / f"{role}.jsonl"
+        check_sealed(path)
+        return iter_examples(path)
+
+    get_method("stages.rewards.check.check_data")(config, rows)
 
 
 def _run(name: str, config: DictConfig, final: Path, checkpoints: Path) -> Iterator[Stage]:

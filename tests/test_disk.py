@@ -70,6 +70,15 @@ def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
         assert caught.value is error
 
 
+def test_an_error_that_was_raised_in_the_place_of_another_is_its_own(tmp_path: Path) -> None:
+    """`from None` says that the first one has nothing to do with it."""
+    with pytest.raises(ValueError, match="ours"), writing(tmp_path, 0, str):
+        try:
+            raise PermissionError(errno.EACCES, "denied", "/some/lock")
+        except PermissionError:
+            raise ValueError("ours") from None
+
+
 def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
     for name in ("a", ".a.removed-by-treeline", ".b.removed-by-treeline", ".c.removed"):
         (tmp_path / name).mkdir()

@@ -8,6 +8,7 @@ import pytest
 
 from stages.config.compose import compose_config
 from stages.data.examples import Example, write_examples
+from stages.seal import seal
 from stages.trees import Node, Tree
 from stages.workspace import open_stage
 
@@ -35,3 +36,21 @@ def test_a_column_that_a_reward_lacks_is_told_before_sft_trains(
         "error: data.prompt: reward 'door_rewards:cites' needs the column 'source'; did you mean 'sources'?\n"
     )
     assert capsys.readouterr().err == line
+
+
+def test_data_that_are_damaged_are_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first row of the preferences is looked at, whatever the stage."""
+    config = compose_config(["rl.algo=dpo"])
+    config.run.inputs = {"prepare": str(tmp_path)}
+    (tmp_path / "model.json").touch()
+    file = tmp_path / "preference.jsonl"
+    write_examples(file, [Example(Tree(Node([1], [False]), []), "?", [1.0, 0.0], {})])
+    seal(tmp_path)
+    for damage in (file.read_bytes()[:20], None):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        with pytest.raises(SystemExit), open_stage("sft", config):
+            raise AssertionError("the stage's body is not entered")
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"error: {file} is not what was written there") and printed.count("\n") == 1

@@ -14,7 +14,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,7 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PARAMS = "params.yaml"
 # Sections whose keys are the user's own. Hydra takes a new one with a + only.
-OPEN = ("run.inputs", "*.rewards", "*.task", "*.columns", "*.loss")
+OPEN = (
+    "run.inputs",
+    "*.rewards",
+    "*.task",
+    "*.columns",
+    "*.loss",
+    "*.kl_estimator",
+    "*.chat_template_kwargs",
+)
+# Sweeps whose values are known before a sweeper chooses them.
+LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -85,7 +95,10 @@ def hydra_folder(overrides: Sequence[str], key: str) -> Path | None:
     own = [text for text in overrides if text.lstrip("+").startswith("hydra")]
     if not any(text.lstrip("+").startswith(f"{key}.dir=") for text in own):
         return None
-    return Path(OmegaConf.select(_compose(own, with_hydra=True), f"{key}.dir")).resolve()
+    try:
+        return Path(OmegaConf.select(_compose(own, with_hydra=True), f"{key}.dir")).resolve()
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}.dir: {one_line(error)}") from error
 
 
 def _compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
@@ -134,7 +147,9 @@ def _parse(text: str) -> Override:
 
 
 def _values(override: Override) -> list[Any]:
-    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    if not override.is_sweep_override():
+        return [override.value()]
+    return list(override.sweep_iterator()) if override.value_type in LISTED else []
 
 
 def _check_colons(text: str, override: Override) -> None:

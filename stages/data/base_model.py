@@ -96,6 +96,7 @@ def read_base_model(folder: Path) -> BaseModel:
     values = json.loads((folder / "model.json").read_text())
     if values["embedded"]:
         values["path"] = str(folder / values["path"])
+        check_sealed(Path(values["path"]))
     else:
         values["path"] = check_location(values["path"])
     model = BaseModel(**values)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.data.json_files import read_json, read_jsonl
+from stages.data.model_files import POINTER
 from stages.data.records import Row
 from stages.data.tables import read_csv, read_parquet
 
 Reader = Callable[[Path, set[str]], Iterator[Row]]
-LFS = b"version https://git-lfs.github.com/spec/"
 GZIP = b"\x1f\x8b"
 NAMED = 5  # files of other kinds that the log names
 
@@ -67,10 +67,10 @@ def _check_head(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: a link to a file that is not there")
     with path.open("rb") as file:
-        head = file.read(len(LFS))
+        head = file.read(len(POINTER))
     if not head:
         raise UserError(f"{path}: the file is empty")
-    if head == LFS:
+    if head == POINTER:
         raise UserError(f"{path}: a pointer of git-lfs, not the data: `git lfs pull` fetches them")
     if head.startswith(GZIP) and path.suffix.lower() != ".gz":
         raise UserError(f"{path}: compressed by gzip; name it {path.name}.gz")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from stages.data.records import BadRow, Message, Text
+from stages.data.tools import parse_json
 from stages.data.turns import CALL_KEYS, ROLE_KEYS, TEXT_KEYS, to_message, unread_keys
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -105,11 +105,11 @@ def show(text: Text) -> str:
 def _parse_cell(value: str, name: str) -> Any:
     """The messages in a cell; None where it holds something else, which is text like any other."""
     try:
-        found = json.loads(value)
-    except ValueError as error:
+        found = parse_json(value, name)
+    except BadRow:
         if '"role"' not in value and '"from"' not in value:
             return None
-        raise BadRow(f"'{name}' holds malformed JSON", f"'{name}' holds malformed JSON: {error}") from error
+        raise
     return found if like_messages(found if isinstance(found, list) else [found]) else None
 
 

@@ -16,13 +16,14 @@ READ = (
     CONFIG, ADAPTER, INDEX, "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json",
 )  # fmt: skip
+BINARY = (".safetensors", ".model")
 # .txt: GPT-2's merges; .py: the code that trust_remote_code runs
 KINDS = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 
 
 def check_files(folder: Path) -> None:
     """Raise UserError for the first file of the model in `folder` that cannot be what it is named."""
-    for file in sorted(path for path in folder.iterdir() if path.suffix in KINDS):
+    for file in sorted(path for path in folder.iterdir() if path.name in READ or path.suffix in BINARY):
         _check_whole(file)
         if file.name in READ:
             _read_json(file)
@@ -46,7 +47,7 @@ def _check_whole(file: Path) -> None:
         raise UserError(
             f"model.path: {file} is a pointer of git-lfs, not the file: run `git lfs pull` in its folder"
         )
-    if not start and file.suffix in (".json", ".safetensors", ".model"):
+    if not start:
         raise UserError(f"model.path: {file} is empty: download the model again")
 
 

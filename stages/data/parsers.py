@@ -90,7 +90,10 @@ def _record(fields: Fields, completions: list[Text]) -> Record:
 
 def _without_prompt(answer: list[Message], prompt: list[Message]) -> list[Message]:
     """Some sets give the prompt and repeat it at the start of each answer."""
-    return answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
+    rest = answer[len(prompt) :] if answer[: len(prompt)] == prompt else answer
+    if not rest:
+        raise BadRow("a completion says no more than its prompt")
+    return rest
 
 
 def _from_messages(turns: list[Message]) -> Record:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from stages.data import json_files
 from stages.data.records import BadRow
+from stages.data.unusable import first_unusable
 
 CALL_KEYS = {"id", "type", "index", "function", "name", "arguments", "parameters"}
 
@@ -28,11 +29,14 @@ def to_calls(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """What JSON text says."""
+    """What JSON text says; what no row should hold is found in it too."""
     try:
-        return json.loads(text)
-    except ValueError as error:
+        value = json_files.parse_json(text)
+    except (ValueError, RecursionError) as error:
         raise BadRow(f"'{name}' holds malformed JSON", f"'{name}' holds malformed JSON: {error}") from error
+    if found := first_unusable({name: value}):
+        raise BadRow(f"'{name}' {found.reason}")
+    return value
 
 
 def _definition(item: Any, name: str) -> dict[str, Any]:

@@ -24,11 +24,12 @@ SURROGATE = Unusable("holds a lone surrogate, half of a character")
 
 def marked(row: Row) -> Row:
     """The row, marked as bad where it holds such a value."""
-    found = _first(row.values)
+    found = first_unusable(row.values)
     return replace(row, values={}, bad=found.reason) if found else row
 
 
-def _first(values: dict[str, Any]) -> Unusable | None:
+def first_unusable(values: dict[str, Any]) -> Unusable | None:
+    """The first such value within, or None."""
     waiting: list[tuple[Any, int]] = [(values, 0)]
     while waiting:
         value, depth = waiting.pop()

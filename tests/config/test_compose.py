@@ -93,6 +93,11 @@ def test_of_a_sweep_each_value_is_looked_at(root: Path, sweep: str) -> None:
         check_overrides(["rl.ppo.rewards={verifier:0.5},verifier"])
 
 
+@pytest.mark.parametrize("values", ["interval(0.01,0.1)", "glob(*)", "range(1,3)"])
+def test_what_a_sweeper_chooses_from_is_left_to_it(root: Path, values: str) -> None:
+    check_overrides([f"rl.ppo.kl_coef={values}"])
+
+
 def test_what_is_added_to_an_open_section_is_taken(root: Path) -> None:
     (root / "params.yaml").write_text("seed: 1\n")
     config = compose_config(["+run.inputs.rl=some/folder", "+rl.ppo.rewards.verifier=2"])

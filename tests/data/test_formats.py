@@ -173,6 +173,12 @@ def test_dialogues_that_part_early_share_the_prompt_before_an_answer() -> None:
     assert record.completions == [chosen[1:], rejected[1:]]
 
 
+def test_a_completion_that_is_its_prompt_alone_is_a_bad_row() -> None:
+    """Some sets repeat the prompt in each answer; of this one nothing would be left."""
+    with pytest.raises(BadRow, match="says no more than its prompt"):
+        read({"prompt": [user("hi")], "completion": [user("hi")]})
+
+
 def test_a_transcript_prompt_ends_where_the_answer_begins() -> None:
     _, record = read({"prompt": "\n\nHuman: hi\n\nAssistant:", "completion": " yo"})
     assert (record.prompt, record.completions) == ([user("hi")], [[assistant(" yo")]])

@@ -97,3 +97,18 @@ def test_what_cannot_be_used_is_named(item: dict[str, Any], message: str) -> Non
 def test_keys_that_nothing_reads_are_known_and_empty_ones_say_nothing() -> None:
     item = {"role": "user", "content": "q", "lang": "en", "toxic": False, "parent": None, "tags": []}
     assert unread_keys(item) == {"lang", "toxic"}
+
+
+ARGUMENTS = [
+    ('{"a": "\\ud83d"}', "lone surrogate"),
+    ("[" * 5000 + "]" * 5000, "malformed JSON"),
+    ('{"a": NaN}', "NaN"),
+    ('{"a": 1, "a": 2}', "twice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), ARGUMENTS)
+def test_what_no_row_should_hold_is_found_in_the_text_of_a_call_too(arguments: str, reason: str) -> None:
+    call = {"function": {"name": "weather", "arguments": arguments}}
+    with pytest.raises(BadRow, match=reason):
+        to_message({"role": "assistant", "content": "", "tool_calls": [call]}, "messages")

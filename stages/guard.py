@@ -145,7 +145,7 @@ def _program(arguments: list[str]) -> list[str]:
 
 
 def alive(process: psutil.Process) -> bool:
-    """A zombie is dead: it is only waiting to be buried."""
+    """A zombie is dead: its parent has not asked for its exit code yet."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -23,7 +23,7 @@ REFUSED = {
     "": "A `distributed_type` must be specified|NoneType",
     "- a\n": "must hold sections of keys and values",
     "a: [\n": "conf/launch/mine.yaml cannot be read",
-    "a: 'ä'\n".encode("latin-1"): "conf/launch/mine.yaml, line 1: this is no UTF-8",
+    "a: 'ä'\n".encode("latin-1"): "conf/launch/mine.yaml, line 1: this is not UTF-8",
 }
 
 

@@ -114,7 +114,7 @@ class ModelSettings(Settings):
             try:
                 re.compile(value)
             except re.error as error:
-                raise ValueError(f"this is no pattern: {error}") from error
+                raise ValueError(f"this is not a pattern: {error}") from error
         return value
 
 

@@ -14,7 +14,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check_yaml(path: Path, name: str) -> None:
-    """Raise UserError where `path`, called `name`, is no UTF-8, no YAML, no mapping, or grows without bound."""
+    """Raise UserError where `path`, called `name`, is not UTF-8, not YAML, not a mapping, or grows without bound."""
     try:
         text = path.read_bytes().decode()
         events = list(yaml.parse(text, LOADER))
@@ -22,7 +22,7 @@ def check_yaml(path: Path, name: str) -> None:
         raise UserError(f"{name} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{name}, line {line}: this is no UTF-8; save the file in that encoding") from error
+        raise UserError(f"{name}, line {line}: this is not UTF-8; save the file in that encoding") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())
         raise UserError(f"{name} cannot be read: {reason}") from error

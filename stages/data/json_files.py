@@ -101,4 +101,4 @@ def _integer(digits: str) -> int | Unusable:
 
 
 def _constant(name: str) -> Unusable:
-    return Unusable(f"holds {name}, which is no JSON; write null where there is no value")
+    return Unusable(f"holds {name}, which is not JSON; write null where there is no value")

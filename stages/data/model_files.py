@@ -55,7 +55,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"model.path: {file} is no JSON: {' '.join(str(error).split())}") from error
+        raise UserError(f"model.path: {file} is not JSON: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"model.path: {file} must hold keys and values")
     return values
@@ -72,7 +72,7 @@ def _check_header(file: Path) -> None:
         whole = 8 + length + max(ends, default=0)
     except (struct.error, ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise UserError(
-            f"model.path: {file} is no safetensors file, or half of one: download it again"
+            f"model.path: {file} is not a safetensors file, or half of one: download it again"
         ) from error
     if size != whole:
         raise UserError(

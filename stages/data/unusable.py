@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.data.records import Row
 
-DIGITS = 4300  # Python turns no longer integers into text
+DIGITS = 4300  # Python refuses to convert integers of more digits to text
 DEPTH = 100  # lists and objects in each other
 
 

@@ -138,4 +138,4 @@ def _tried(check: Callable[[Any], bool], trial: Any) -> bool:
 
 def _refused(model: Any, reason: str) -> UserError:
     line = " ".join(reason.split())
-    return UserError(f"model.path: {type(model).__name__} cannot be trained, for {line}; take another model")
+    return UserError(f"model.path: {type(model).__name__} cannot be trained: {line}; take another model")

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from stages.config.errors import UserError, first_line
 
-# Where a hub's repository has pickles alone, transformers would take weights out of a robot's pull request.
+# Where a hub's repository has pickles alone, transformers would take weights out of an automated pull request.
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 # What libraries raise for files that they cannot read as a model.
 UNREADABLE = (

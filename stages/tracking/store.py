@@ -184,4 +184,4 @@ def check_database(uri: str) -> None:
     if uri.startswith(SQLITE) and path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise ValueError(f"{path} is no SQLite database: move it away, and a new one is made")
+                raise ValueError(f"{path} is not an SQLite database: move it away, and a new one is made")

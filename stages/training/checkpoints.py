@@ -120,8 +120,8 @@ class Checkpoints:
         ]
         if changes:
             log.warning(
-                "warning: this run goes on otherwise than it began (%s): its bits will not be those of a run that was "
-                "not stopped",
+                "warning: this run resumes under other conditions than it began (%s): its bits will not be those of a "
+                "run that was not stopped",
                 ", ".join(changes),
             )
 

@@ -75,7 +75,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("model.lora_target_modules", [1], "write all-linear, or a list of module names"),
     ("model.lora_target_modules", [["q_proj"]], "write all-linear, or a list of module names"),
     ("model.lora_target_modules", "", "write all-linear, or a list of module names"),
-    ("model.lora_target_modules", "q_proj(", "model.lora_target_modules: this is no pattern: "),
+    ("model.lora_target_modules", "q_proj(", "model.lora_target_modules: this is not a pattern: "),
     ("model.path", "", "model.path: String should have at least 1 character"),
     ("run.inputs", {"rll": "x"}, "run.inputs: there is no stage 'rll'; did you mean 'rl'?"),
     ("run.inputs", {"rl": 5}, "run.inputs.rl: Input should be a valid string (it is 5)"),

@@ -17,9 +17,9 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 REFUSED = [
     (
         "seed: 1\n# größer\n".encode("latin-1"),
-        "params.yaml, line 2: this is no UTF-8; save the file in that encoding",
+        "params.yaml, line 2: this is not UTF-8; save the file in that encoding",
     ),
-    ("seed: 1\n".encode("utf-16"), "params.yaml, line 1: this is no UTF-8"),
+    ("seed: 1\n".encode("utf-16"), "params.yaml, line 1: this is not UTF-8"),
     ("seed: 1\n".encode("utf-16-le"), "params.yaml cannot be read: "),
     (LAUGHS.encode(), "params.yaml, line 5: more than 10000 values, with all aliases written out"),
     (b"a: &a {b: {c: *a}}\n", "params.yaml, line 1: *a stands for what it is a part of"),

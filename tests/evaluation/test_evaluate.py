@@ -188,7 +188,7 @@ def test_a_verifier_that_the_data_cannot_feed(project: Path, tmp_path: Path) -> 
 def test_one_row_is_measured_and_its_interval_is_not_made_up(project: Path, tmp_path: Path) -> None:
     evaluate(stage(project, tmp_path / "out", "evaluate.num_prompts=1"))
     text = (tmp_path / "out" / "metrics.json").read_text()
-    metrics = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    metrics = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert metrics["rl"]["gold_accuracy"] == {"mean": 0.0, "low": 0.0, "high": pytest.approx(0.793451)}
     assert metrics["rl"]["mean_length"] == {"mean": 4.0, "low": None, "high": None}
     assert "no interval" in (tmp_path / "out" / "report.html").read_text()

@@ -118,9 +118,7 @@ def test_a_model_that_sees_the_tokens_that_follow_is_refused():
     torch.manual_seed(0)
     model = BertLMHeadModel(BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
                                        intermediate_size=48)).eval()  # fmt: skip
-    with pytest.raises(
-        UserError, match="BertLMHeadModel cannot be trained, for it sees the tokens that follow"
-    ):
+    with pytest.raises(UserError, match="BertLMHeadModel cannot be trained: it sees the tokens that follow"):
         probe(model)
 
 
@@ -128,9 +126,7 @@ def test_a_window_beyond_which_order_decides_is_refused():
     """Doge keeps the keys of the largest weights, and those of equal tokens are equal: which is kept depends on how
     many there are."""
     config = DogeConfig(**WIDE, keep_window_size=40)
-    with pytest.raises(
-        UserError, match="DogeForCausalLM cannot be trained, for it sees the tokens that follow"
-    ):
+    with pytest.raises(UserError, match="DogeForCausalLM cannot be trained: it sees the tokens that follow"):
         probe(model_of(config))
     config.max_position_embeddings = 40  # as that of the published models: no text is longer
     probe(model_of(config))
@@ -162,11 +158,11 @@ class Failing(LlamaForCausalLM):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (ByLength, "ByLength cannot be trained, for it sees the tokens that follow"),
-        (ByHead, "ByHead cannot be trained, for the log-probabilities of its own forward cannot be had from"),
+        (ByLength, "ByLength cannot be trained: it sees the tokens that follow"),
+        (ByHead, "ByHead cannot be trained: the log-probabilities of its own forward cannot be had from"),
         (
             Failing,
-            "Failing cannot be trained, for its own forward of plain text fails: pixel_values are needed",
+            "Failing cannot be trained: its own forward of plain text fails: pixel_values are needed",
         ),
     ],
 )

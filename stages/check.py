@@ -33,6 +33,7 @@ from stages.graph import dependencies, graph
 from stages.launch import check_environment, launch_name, read_launch
 from stages.models.door import check_model as check_weights
 from stages.output import check_later, check_no_inputs
+from stages.progress import quiet_libraries
 from stages.rewards.check import check_data
 from stages.seal import first_damaged
 from stages.workspace import CHECKPOINTS
@@ -165,6 +166,7 @@ def check_reward_columns(config: DictConfig) -> None:
 
 def main() -> None:
     """Exit code 0, or 2 with the reason."""
+    quiet_libraries()
     with reported():
         check(sys.argv[1:])
 

@@ -28,9 +28,9 @@ def check_folder(folder: Path, config: DictConfig) -> None:
     watched = _watched(config)
     for path in [folder, *folder.parents]:
         if Path(f"{path}.dvc").is_file() or path in watched:
+            where = "is" if path == folder else f"is part of {path},"
             raise UserError(
-                f"the output folder {folder} is part of {path}, which DVC watches: choose another hydra.run.dir or "
-                "hydra.sweep.dir"
+                f"the output folder {folder} {where} what DVC watches: choose another hydra.run.dir or hydra.sweep.dir"
             )
 
 

@@ -126,7 +126,7 @@ def test_a_folder_that_appears_while_the_stage_runs_is_not_replaced(tmp_path: Pa
     ["data/sft", "data/prepare/x/sft", "data/raw/sft", "stages/models/rl"],
 )
 def test_a_run_by_hand_does_not_write_into_what_dvc_watches(folder: str) -> None:
-    with pytest.raises(UserError, match="which DVC watches: choose another hydra.run.dir or hydra.sweep.dir"):
+    with pytest.raises(UserError, match="what DVC watches: choose another hydra.run.dir or hydra.sweep.dir"):
         check_folder(ROOT / folder, compose_config())
 
 
@@ -134,7 +134,7 @@ def test_nor_into_what_dvc_add_tracks(tmp_path: Path) -> None:
     config = compose_config()
     check_folder(tmp_path / "mine" / "sft", config)
     (tmp_path / "mine.dvc").touch()
-    with pytest.raises(UserError, match="is part of .*mine, which DVC watches"):
+    with pytest.raises(UserError, match="is part of .*mine, what DVC watches"):
         check_folder(tmp_path / "mine" / "sft", config)
 
 

@@ -83,6 +83,10 @@ class Columns:
         """The canonical names that a row has, by mapping or by its own names."""
         return {name for name in CANONICAL if self._own(row, name) is not None}
 
+    def filled(self, row: dict[str, Any]) -> set[str]:
+        """Those of the available names whose column is not null: files of several sources have one for each."""
+        return {name for name in self.available(row) if self.pick(row, [name])[name] is not None}
+
     def pick(self, row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
         """The canonical columns of a row, a list of own names as the list of their values. Raises BadRow."""
         picked = {}

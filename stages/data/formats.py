@@ -28,9 +28,11 @@ def detect(row: Row, columns: Columns) -> Format:
     """The first format all of whose columns a row has. Raises UserError that names the column to mend."""
     columns.check(row.values, row.where)
     available = columns.available(row.values)
-    for known in FORMATS:
-        if available.issuperset(known.needs) and not (known.name == "prompt-only" and available & COMPARED):
-            return known
+    # A null column says nothing beside others, but a prompt with a null completion is not a prompt alone.
+    for names, formats in ((columns.filled(row.values), FORMATS[:-1]), (available, FORMATS)):
+        for known in formats:
+            if names.issuperset(known.needs) and not (known.name == "prompt-only" and available & COMPARED):
+                return known
     raise UserError(f"{row.where}: {_missing(row, columns, available)}")
 
 

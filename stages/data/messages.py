@@ -11,9 +11,11 @@ from stages.data.turns import CALL_KEYS, ROLE_KEYS, TEXT_KEYS, to_message, unrea
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
 TRANSCRIPT = re.compile(r"\A\s*\n\nHuman:")
-# Messages in a cell, and what Python prints for them.
-KEY = "role|from|content|value"
-CELL, REPR = re.compile(rf'\A\s*\[?\s*\{{\s*"({KEY})"\s*:'), re.compile(rf"\A\s*\[?\s*\{{\s*'({KEY})'\s*:")
+# What may be messages in a cell, whatever their first key; what nothing else would begin with; what Python prints.
+CELL = re.compile(r'\A\s*\[?\s*\{\s*"\w+"\s*:')
+SURELY = re.compile(r'\A\s*\[?\s*\{\s*"(role|from|content|value)"\s*:')
+REPR = re.compile(r"\A\s*\[?\s*\{\s*'\w+'\s*:")
+REPR_ROLE, REPR_TEXT = re.compile(r"'(role|from)'\s*:"), re.compile(r"'(content|value)'\s*:")
 
 
 def to_text(value: Any, name: str) -> Text:
@@ -26,7 +28,7 @@ def to_text(value: Any, name: str) -> Text:
             return parse_transcript(value)
         if CELL.match(value) and (found := _parse_cell(value, name)) is not None:
             return to_text(found, name)
-        if REPR.match(value) and ("'role'" in value or "'from'" in value):
+        if REPR.match(value) and REPR_ROLE.search(value) and REPR_TEXT.search(value):
             detail = f"'{name}' holds what Python prints for messages, not JSON: write it with json.dumps"
             raise BadRow(f"'{name}' holds messages that are not JSON", detail)
         if not value.strip():
@@ -81,11 +83,11 @@ def like_messages(value: Any) -> bool:
 
 
 def unread_in(value: Any) -> set[str]:
-    """Keys of a value's messages that say something and that nothing reads."""
+    """Keys of a value's messages that say something and that nothing reads; other objects hold none."""
     if isinstance(value, str):
         value = _parse_cell(value, "") if CELL.match(value) else None
     items = value if isinstance(value, list) else [value]
-    return {key for item in items for key in unread_keys(item)}
+    return {key for item in items for key in unread_keys(item)} if like_messages(items) else set()
 
 
 def as_turn(text: Text, role: str) -> list[Message]:
@@ -107,9 +109,9 @@ def _parse_cell(value: str, name: str) -> Any:
     try:
         found = parse_json(value, name)
     except BadRow:
-        if '"role"' not in value and '"from"' not in value:
-            return None
-        raise
+        if SURELY.match(value) and ('"role"' in value or '"from"' in value):
+            raise
+        return None
     return found if like_messages(found if isinstance(found, list) else [found]) else None
 
 

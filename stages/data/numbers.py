@@ -21,8 +21,15 @@ NUMBER = re.compile(
     rf"|(?P<top>{UNSIGNED})(?: ?/ ?(?P<bottom>{UNSIGNED}))?"
 )
 # What makes a number a piece of something else: a time, a date, a root, a power, a comma that groups no thousands.
-BEFORE = re.compile(r"(?:\d:|\d : |\d ?/ ?|[^\W\d_]/|[)}]/|\d[.,]|√|\d\*\*|\^ ?\{?|\d[eE][-+]?)\Z")
-AFTER = re.compile(r" ?\^|:\d| : \d|[.,]\d| ?/ ?\d| ?(?:\\pi|π|√)|\*\*\d|i(?!\w)")
+# LaTeX that takes a number for a part of it: \binom{5}{2}, 0.\overline{3}, \ge 2, \log 5; a row of a matrix; a base.
+COMMAND = (
+    r"\\(?:[dtc]?frac|[dt]?binom|overline|geq?|leq?|neq?|pm|mp|log|ln|sin|cos|tan) ?(?:\{[^{}]*\} ?)?\{?"
+    r"|\\\\|[±∓≤≥≠] ?|\d_\{?"
+)
+BEFORE = re.compile(
+    rf"(?:\d:|\d : |\d ?/ ?|[^\W\d_]/|[)}}]/|\d[.,]|√|\d\*\*|\^ ?\{{?|\d[eE][-+]?|{COMMAND})\Z"
+)
+AFTER = re.compile(r" ?\^|:\d| : \d|[.,]\d| ?/ ?\d| ?(?:\\pi|π|√)|\*\*\d|i(?!\w)|, ?(?:\\infty|∞)|\\\\")
 # And in an answer, which must leave no doubt: 16-3, 3 + x, 10 to 20, 5!, 3x.
 OPERATOR_BEFORE = re.compile(r"(?:[\w)\]}%] ?[-+*×·]|\d\W{0,3}(?:and|or|to)\W{0,3}) ?[$(]*\Z")
 OPERATOR_AFTER = re.compile(r" ?[-+*×·] ?(?:\d|[^\W\d_]\b|[(\\√])|!|[nxyz](?!\w)")
@@ -35,7 +42,7 @@ NEAR = 200  # characters before a number, at most, that tell what it is
 SCALE = re.compile(r" ?(thousand|million|billion|trillion)\b", re.IGNORECASE)
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-BOXED = re.compile(r"\\f?boxed ?\{([^{}]*)\}")
+BOXED = re.compile(r"\\f?boxed ?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 MARKER = re.compile(r"####|^A:", re.MULTILINE)  # the final answer in GSM8K, and in its model solutions
 
 
@@ -66,8 +73,7 @@ def number_of_answer(answer: Any) -> Fraction:
 def _final(text: str) -> re.Match[str] | None:
     if boxes := list(BOXED.finditer(text)):
         inside = list(NUMBER.finditer(text, *boxes[-1].span(1)))
-        if inside:
-            return inside[-1]
+        return inside[-1] if inside else None
     if (markers := list(MARKER.finditer(text))) and (found := NUMBER.search(text, markers[-1].end())):
         return found
     found = list(NUMBER.finditer(text))

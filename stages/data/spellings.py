@@ -18,7 +18,7 @@ LATEX = (
     (re.compile(r"\\([$%()\[\]])"), r"\1"),
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "×"),
     (re.compile(r"\^ ?\{?\\circ\}?"), "°"),
-    (re.compile(r"\\sqrt ?(?:\[[^\]]*\])? ?\{?"), "√"),
+    (re.compile(r"\\sqrt ?(?:\[[^\]]*\])? ?(?:\{([^{}]*)\}|(\w))"), r"√\1\2"),
     (re.compile(BASE + r" ?[\^_] ?(?:\{[^{}]*\}|[-+]?\d+)"), ""),
 )
 FRACTION = re.compile(r"(?P<before>\d?) ?\\[dtc]?frac ?(?P<top>\{[^{}]*\}|\d) ?(?P<bottom>\{[^{}]*\}|\d)")

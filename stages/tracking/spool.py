@@ -102,7 +102,13 @@ class Spool:
             return
         reason = f" ({error})" if error else "" if works else f" (see {self.folder / 'sender.log'})"
         kind = "warning" if reason else "note"  # a busy machine takes its time
-        self._say(f"MLflow has not taken {count} event{'s' * (count != 1)} of this run yet{reason}", kind)
+        events = f"{count} event{'s' * (count != 1)} of this run"
+        if not reason:
+            self._say(
+                f"{events} are on their way to MLflow; what does not arrive, the next run delivers", kind
+            )
+            return
+        self._say(f"MLflow has not taken {events} yet{reason}", kind)
         now = "a process in the background goes on, and what it cannot deliver, the next run delivers"
         rest = now if works else "the next run delivers them"
         print(f"  they wait in {self.folder}: {rest}", file=sys.stderr)

@@ -179,6 +179,34 @@ def test_a_completion_that_is_its_prompt_alone_is_a_bad_row() -> None:
         read({"prompt": [user("hi")], "completion": [user("hi")]})
 
 
+@pytest.mark.parametrize("first", ["weight", "name", "reasoning_content", "role"])
+def test_messages_in_a_cell_are_read_whatever_their_first_key(first: str) -> None:
+    message = {"role": "assistant", "content": "a", "weight": 1, "name": "bob", "reasoning_content": "hm"}
+    cell = json.dumps([{first: message[first]} | message])
+    _, record = read({"prompt": "q", "completion": cell})
+    assert isinstance(record.completions[0], list) and record.completions[0][0]["content"] == "a"
+    with pytest.raises(BadRow, match="not JSON"):
+        read({"prompt": "q", "completion": str([{first: message[first]} | message])})
+
+
+def test_other_json_is_text_like_any_other() -> None:
+    for text in ('{"answer": 5}', '{"answer": 5, "to"', "[1, NaN]", "{'a': 'role'}"):
+        _, record = read({"prompt": "q", "completion": text})
+        assert record.completions == [text]
+
+
+NULLS = [
+    ({"messages": [user("q"), assistant("a")], "label": None}, "messages"),
+    ({"prompt": "q", "completion": "a", "label": None}, "prompt-completion"),
+    ({"prompt": "q", "completion": "a", "chosen": None, "rejected": None}, "prompt-completion"),
+]
+
+
+@pytest.mark.parametrize(("row", "name"), NULLS)
+def test_a_column_that_is_null_says_nothing(row: dict[str, Any], name: str) -> None:
+    assert read(row)[0] == name
+
+
 def test_a_transcript_prompt_ends_where_the_answer_begins() -> None:
     _, record = read({"prompt": "\n\nHuman: hi\n\nAssistant:", "completion": " yo"})
     assert (record.prompt, record.completions) == ([user("hi")], [[assistant(" yo")]])

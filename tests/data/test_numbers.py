@@ -92,3 +92,17 @@ def test_answers_that_leave_doubt_are_refused(answer: object) -> None:
         ValueError, match=r"^the answer .* (holds no number|is not one number|not a number or text)$"
     ):
         number_of_answer(answer)
+
+
+PIECES = [
+    r"\boxed{\frac{\sqrt{3}}{2}}", r"-\frac{\sqrt{3}}{2}", r"\boxed{\frac{1+\sqrt{5}}{2}}", r"\binom{5}{2}", "25_8",
+    "25_{8}", r"0.\overline{36}", r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}", r"[2,\infty)", r"x\ge 2", r"\pm 5",
+    "±5", r"\frac{1}{\frac{2}{3}}", r"x=2, so \boxed{\text{none}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PIECES)
+def test_a_piece_of_an_expression_is_no_number(text: str) -> None:
+    assert last_number(text) is None
+    with pytest.raises(ValueError, match="the answer"):
+        number_of_answer(text)

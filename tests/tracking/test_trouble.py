@@ -98,8 +98,8 @@ def test_the_end_of_a_stage_takes_a_second_and_says_what_is_missing(
         tracker.finish()
         assert time.monotonic() - began < 1.3
         said = capsys.readouterr().err
-        assert "MLflow has not taken 1002 events of this run yet" in said and "next run delivers" in said
-        assert ("no SQLite database" in said) is (kind == "damaged database")
+        assert "1002 events of this run" in said and "next run delivers" in said
+        assert ("not an SQLite database" in said) is (kind == "damaged database")
         spool.sender.kill()
         spool.sender.wait()
     shutil.copyfile(schema, project / "mlflow.db")
@@ -120,7 +120,7 @@ def test_a_damaged_delivered_json_is_set_aside(content: bytes, project: Path, ca
     spool = Spool(project / ".spool", start_event(), finish_timeout=0.0)
     (spool.folder / DELIVERED).write_bytes(content)
     spool.close()
-    assert "MLflow has not taken" in capsys.readouterr().err
+    assert "events of this run" in capsys.readouterr().err.replace("event ", "events ")
     assert read_delivered(spool.folder) == Delivered()
     assert "damaged and set aside" in capsys.readouterr().err
     assert (spool.folder / f"{DELIVERED}.damaged").read_bytes() == content

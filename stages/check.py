@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stages.config.compose import ROOT, compose_config
@@ -30,12 +29,12 @@ from stages.data.settings import DataSettings
 from stages.dispatch import reported
 from stages.dvc_files import check_dvc_files
 from stages.graph import dependencies, graph
-from stages.launch import check_environment, launch_name, read_launch
+from stages.launch import check_device, check_environment, launch_name, read_launch
 from stages.models.door import check_model as check_weights
 from stages.output import check_later, check_no_inputs
 from stages.progress import quiet_libraries
 from stages.rewards.check import check_data
-from stages.seal import first_damaged
+from stages.seal import SEAL, first_damaged
 from stages.workspace import CHECKPOINTS
 
 
@@ -59,11 +58,7 @@ def check_launch(config: DictConfig) -> None:
     """The launch can be started, its device is there, and its processes can share out every batch evenly."""
     check_environment()
     launch, name = read_launch(), f"conf/launch/{launch_name()}.yaml"
-    if not launch.use_cpu and not torch.accelerator.is_available():
-        raise UserError(
-            f"TREELINE_LAUNCH: {name} is for a GPU, and torch {torch.__version__} finds none: "
-            "install its build for yours, or leave the variable out"
-        )
+    check_device(launch)
     processes = launch.num_processes
     trained = ["sft", *(["reward_model"] if needs_reward_model(config) else []), f"rl.{config.rl.algo}"]
     for section in trained:
@@ -140,8 +135,10 @@ def check_model(config: DictConfig) -> None:
 
 def _recorded_path(file: Path) -> str | None:
     """None where the file is not there, or not whole: DVC or prepare makes it again."""
+    if file.with_name(SEAL).is_file() and first_damaged(file):
+        return None
     try:
-        return json.loads(file.read_text())["path"] if first_damaged(file) is None else None
+        return json.loads(file.read_text())["path"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

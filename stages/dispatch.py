@@ -28,7 +28,7 @@ from stages.config.validate import validate
 from stages.disk import writing
 from stages.graph import downstream
 from stages.guard import DISPATCHER, dispatcher
-from stages.launch import check_environment, launch_name, read_launch
+from stages.launch import check_device, check_environment, launch_name, read_launch
 from stages.output import check_folder, check_output
 from stages.progress import quiet_libraries
 from stages.tracking.provenance import PARENT
@@ -81,6 +81,7 @@ def _prepare_process(stage: str) -> None:
     quiet_libraries()
     with reported():
         check_environment()
+        check_device(read_launch())
         overrides = [
             argument for argument in sys.argv[1:] if argument not in flags and set(argument) & set("=~")
         ]
@@ -88,7 +89,6 @@ def _prepare_process(stage: str) -> None:
         if flags:  # of a sweep's `key=a,b` only the key is looked at; each of its jobs is checked by itself
             config = compose_config()
             check_overrides(overrides)
-            read_launch()
         else:
             config = compose_config(overrides)
             validate(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import parse_flag_from_env
@@ -62,3 +63,12 @@ def read_launch() -> ClusterConfig:
     ) in SHARDING or launch.parallelism_config:
         raise UserError(f"TREELINE_LAUNCH: {name} shards weights ({shards}), {WHOLE}")
     return launch
+
+
+def check_device(launch: ClusterConfig) -> None:
+    """Raise UserError where the launch is for a GPU and there is none: its processes would each train alone."""
+    if not launch.use_cpu and not torch.accelerator.is_available():
+        raise UserError(
+            f"TREELINE_LAUNCH: conf/launch/{launch_name()}.yaml is for a GPU, and torch {torch.__version__} finds "
+            "none: install its build for yours, or leave the variable out"
+        )

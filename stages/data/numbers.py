@@ -20,12 +20,12 @@ NUMBER = re.compile(
     r"|(?P<whole>\d+) (?P<over>\d+)/(?P<under>\d+)(?![\d/])"
     rf"|(?P<top>{UNSIGNED})(?: ?/ ?(?P<bottom>{UNSIGNED}))?"
 )
-# What makes a number a piece of something else: a time, a date, a root, a power, a comma that groups no thousands.
 # LaTeX that takes a number for a part of it: \binom{5}{2}, 0.\overline{3}, \ge 2, \log 5; a row of a matrix; a base.
 COMMAND = (
     r"\\(?:[dtc]?frac|[dt]?binom|overline|geq?|leq?|neq?|pm|mp|log|ln|sin|cos|tan) ?(?:\{[^{}]*\} ?)?\{?"
     r"|\\\\|[±∓≤≥≠] ?|\d_\{?"
 )
+# What makes a number a piece of something else: a time, a date, a root, a power, a comma that groups no thousands.
 BEFORE = re.compile(
     rf"(?:\d:|\d : |\d ?/ ?|[^\W\d_]/|[)}}]/|\d[.,]|√|\d\*\*|\^ ?\{{?|\d[eE][-+]?|{COMMAND})\Z"
 )

@@ -25,7 +25,21 @@ def reasoning_gym(
     answer: Sequence[str],
     metadata: Sequence[dict[str, Any]],
 ) -> Scores:
-    """The task's own score of an answer. Many tasks give a little for a right answer among other words."""
+    """1 where the task's own score is 1. Its partial credit is left out: a policy learns to collect it instead of
+    answering (docs/overoptimisation.md), above all where rewards are divided by their deviation in a group."""
+    own = reasoning_gym_partial(prompts, completions, task, answer, metadata)
+    return [float(score is not None and score >= 1.0) for score in own]
+
+
+def reasoning_gym_partial(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    task: Sequence[str],
+    answer: Sequence[str],
+    metadata: Sequence[dict[str, Any]],
+) -> Scores:
+    """The task's own score of an answer, 0 to 1. Many tasks give a little for what is nearly right, or for a right
+    answer among other words. As a reward: `stages.rewards.verifiers:reasoning_gym_partial`."""
     entries = [
         {"question": question, "answer": right, "metadata": details}
         for question, right, details in zip(prompts, answer, metadata, strict=True)

@@ -5,7 +5,14 @@ from decimal import Decimal
 import pytest
 
 from stages.config.errors import UserError
-from stages.rewards.verifiers import exact, last_number, number_of_answer, numeric, reasoning_gym
+from stages.rewards.verifiers import (
+    exact,
+    last_number,
+    number_of_answer,
+    numeric,
+    reasoning_gym,
+    reasoning_gym_partial,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,20 @@ def test_exact_ignores_white_space_around() -> None:
 def test_reasoning_gym_scores_with_the_task_itself() -> None:
     completions = ["63", " 63\n", "063", "63.5", "It is 63"]
     scores = reasoning_gym(["?"] * 5, completions, ["chain_sum"] * 5, ["63"] * 5, [{}] * 5)
-    # "63" is 2 of the 4 characters of "63.5" and 2 of the 8 of "It is 63": the task's partial credit.
-    assert scores == [1.0, 1.0, 1.0, 0.5, 0.25]
+    assert scores == [1.0, 1.0, 1.0, 0.0, 0.0]
     with pytest.raises(UserError, match="no task 'chain_summ'"):
         reasoning_gym(["?"], ["1"], ["chain_summ"], ["1"], [{}])
+
+
+def test_partial_credit_is_a_reward_by_its_own_name() -> None:
+    """With it GRPO wrote palindromes of any letters: 0.05 each, which in a group of 0.02 is all there is to win."""
+    completions, entry = ["63", "63.5", "It is 63"], {"letters": ["a", "b", "a"]}
+    # "63" is 2 of the 4 characters of "63.5" and 2 of the 8 of "It is 63"
+    assert reasoning_gym_partial(["?"] * 3, completions, ["chain_sum"] * 3, ["63"] * 3, [{}] * 3) == [
+        1,
+        0.5,
+        0.25,
+    ]
+    palindromes = (["?"] * 3, ["aba", "aca", "aab"], ["palindrome_generation"] * 3, ["aba"] * 3, [entry] * 3)
+    assert reasoning_gym_partial(*palindromes) == [1.0, 0.05, 0.02]
+    assert reasoning_gym(*palindromes) == [1.0, 0.0, 0.0]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.statistics.interval import KINDS
 from stages.tables import open_console, print_rows
 from stages.tracking.settle import settle
 from stages.tracking.start import tracking_root

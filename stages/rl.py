@@ -43,7 +43,7 @@ def main(run: Stage) -> None:
         rows, _ = load_preferences(run, settings, accelerator, kind.usable)
     else:
         rows = load_rows(run, "prompt")
-    held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
+    held_out = load_rows(run, "prompt_validation", settings.max_eval_samples)
     verifier = run.config.data.verifier
     judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)

@@ -30,7 +30,7 @@ def main(run: Stage) -> None:
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     algorithm = SFT(add_adapter(model, run.config.model))
-    held_out = load_rows(run, "sft_test", settings.max_eval_samples)
+    held_out = load_rows(run, "sft_validation", settings.max_eval_samples)
 
     run_training(
         run, algorithm, load_rows(run, "sft"), settings, accelerator,

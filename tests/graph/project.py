@@ -47,6 +47,7 @@ PARAMS: dict[str, Any] = {
             for role in ("sft", "preference", "prompt")
         },
         "test_size": 4,
+        "validation_size": 4,
         "verifier": "tests.graph.rewards:even",
     },
     "sft": SMALL,

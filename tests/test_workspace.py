@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from stages.config.errors import UserError
 from stages.output import MARK
 from stages.tracking import start
+from stages.training.evaluation import LOSS, Evaluation, HeldOut
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
 from stages.workspace import _run
@@ -29,6 +30,9 @@ from tests.full_disk import file_limit
 from tests.models.tiny import tiny_llama
 
 CALLS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+
+
+NOTHING = HeldOut(LOSS, Evaluation)
 
 
 class Killed(BaseException):
@@ -92,7 +96,7 @@ def sft(root: Path, dies_at: int | None = None) -> dict[str, bytes]:
         algorithm.forward = counted
         schedule = Schedule(3, 1, run.checkpoint_dir, root / ".checkpoints" / "reference")
         settings = settings_of("sft", max_steps=5)
-        train(algorithm, examples_of("sft"), settings, schedule, Accelerator(cpu=True), run.tracker, dict)
+        train(algorithm, examples_of("sft"), settings, schedule, Accelerator(cpu=True), run.tracker, NOTHING)
         (run.output / "model").mkdir()
         save_file(dict(algorithm.state_dict()), run.output / "model" / "model.safetensors")
     return {

@@ -51,7 +51,7 @@ class Counted:
 
     def fill(self, folder: Path) -> WithReference:
         assert isinstance(self.algorithm, WithReference)
-        fill_reference(self.algorithm, self.examples, self.settings, SEED, folder, Accelerator(cpu=True))
+        fill_reference(self.algorithm, self.examples, [], self.settings, SEED, folder, Accelerator(cpu=True))
         return self.algorithm
 
     def batches(self):

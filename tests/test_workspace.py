@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -24,7 +25,7 @@ from stages.tracking import start
 from stages.training.evaluation import LOSS, Evaluation, HeldOut
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
-from stages.workspace import _run
+from stages.workspace import _run, _write_metrics
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.full_disk import file_limit
 from tests.models.tiny import tiny_llama
@@ -169,3 +170,15 @@ def test_a_full_disk_is_told_in_one_line_and_the_next_run_goes_on(
     with caplog.at_level(logging.INFO, "stages"):
         assert sft(tmp_path) == whole
     assert "going on from step 3 of 5" in caplog.text
+
+
+def test_metrics_are_of_the_step_that_is_handed_on(tmp_path: Path) -> None:
+    """What held-out data said of it; other curves are told by where they ended."""
+    curves = "step,eval/loss,train/loss\n0,3.0,nan\n10,1.0,2.0\n20,2.0,0.5\n"
+    (tmp_path / "curves.csv").write_text(curves)
+    _write_metrics(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"eval/loss": 2.0, "train/loss": 0.5}
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "selection.json").write_text('{"kept_step": 10}')
+    _write_metrics(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"eval/loss": 1.0, "train/loss": 0.5}

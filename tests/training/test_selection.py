@@ -70,7 +70,7 @@ def changed(gained: int, lost: int) -> Evaluation:
 
 
 def test_chance_stops_nothing_and_a_fall_does() -> None:
-    """5 lost and 3 gained of 64 prompts may be chance (Tango: -13.3 to 6.5 points), 14 and 2 are not (-31.1 to -7.4)."""
+    """5 lost and 3 gained of 64 prompts may be chance (Tango: -13.3 to 6.5), 14 and 2 are not (-31.1 to -7.4)."""
     chosen = selection(GOLD)
     assert steps(chosen, right(40, 64), changed(3, 5), changed(3, 5)) == [True, False, False]
     assert chosen.stopped_early is None

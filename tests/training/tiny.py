@@ -41,6 +41,7 @@ class Memory:
 def run(
     algorithm: Algorithm, examples: Sequence[Example], settings: Any, folder: Path, *, save_steps: int = 1000,
     evaluate: Callable[[], Evaluation] = Evaluation, criterion: Criterion = GOLD,
+    held_out: Sequence[Example] = (),
 ) -> Memory:  # fmt: skip
     """Train to the end, or as far as `evaluate` lets it; returns what was logged, and what the run came to."""
     memory = Memory()
@@ -51,6 +52,6 @@ def run(
     ):  # half a second of products, which no test of the loop looks at
         memory.outcome = train(
             algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]),
-            HeldOut(criterion, evaluate),
+            HeldOut(criterion, evaluate, held_out),
         )  # fmt: skip
     return memory

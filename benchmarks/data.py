@@ -94,7 +94,8 @@ def prepare(work: Work, rows: list[dict[str, Any]], folder: Path) -> list[str]:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
-    overrides = [f"seed={work.seed}", "tracking.enabled=false", "data.bad_rows=drop", "data.test_size=1"]
+    overrides = [f"seed={work.seed}", "tracking.enabled=false", "data.bad_rows=drop"]
+    overrides += ["data.test_size=1", "data.validation_size=1"]
     verified = work.data != "hh"
     verifier = "numeric" if verified else "null"
     overrides += [f"data.verifier={verifier}"]

@@ -61,7 +61,8 @@ def run_ours(work: Work, overrides: list[str], folder: Path) -> Run:
     output = folder / "ours"
     section = f"rl.{work.algorithm}" if work.algorithm else work.stage
     values = OURS | {"learning_rate": work.learning_rate, "max_steps": work.steps, "batch_size": work.batch}
-    values |= {"bf16": work.bf16, "max_eval_samples": 1} | work.settings
+    values |= {"bf16": work.bf16, "max_eval_samples": 1, "eval_steps": 0}
+    values |= {"keep": "last"} | work.settings  # the peer keeps its last step, too
     own = [f"{section}.{key}={_hydra(value)}" for key, value in values.items()]
     chosen = [f"rl.algo={work.algorithm}"] if work.algorithm else ["rl.algo=ppo"]
     command = [

@@ -18,7 +18,7 @@ from stages.data.demands import NO_DEMANDS, Demands
 from stages.data.embedded import import_embedded
 from stages.data.encoder import Encoder
 from stages.data.examples import write_examples
-from stages.data.holdout import hold_out
+from stages.data.holdout import Sizes, hold_out
 from stages.data.positions import check_length, max_positions, vocabulary_size
 from stages.data.preview import write_preview
 from stages.data.report import describe_role, summary
@@ -59,7 +59,7 @@ def prepare(config: DictConfig, output: Path, demands: Demands = NO_DEMANDS) -> 
     for dataset in datasets:
         _check_sampled(dataset, settings, limit, demands)
         check_vocabulary(dataset, tokenizer, vocabulary_size(config.model))
-    splits = hold_out(datasets, settings.test_size, config.seed)
+    splits = hold_out(datasets, Sizes(settings.test_size, settings.validation_size), config.seed)
     demands.check_preferences(splits["preference"].train, settings.verifier)
     # By name and not by import: what is only checked is no part of what prepare computes.
     check_model = get_method("stages.models.door.check_model")
@@ -72,6 +72,7 @@ def prepare(config: DictConfig, output: Path, demands: Demands = NO_DEMANDS) -> 
     for dataset in datasets:
         split = splits[dataset.role]
         write_examples(output / f"{dataset.role}.jsonl", split.train)
+        write_examples(output / f"{dataset.role}_validation.jsonl", split.validation)
         write_examples(output / f"{dataset.role}_test.jsonl", split.test)
         report[dataset.role] = describe_role(dataset, split)
         log.info(summary(dataset.role, report[dataset.role]))

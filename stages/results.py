@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
+from stages.statistics.interval import KINDS
 from stages.tables import open_console, print_rows
 from stages.tracking.settle import settle
 from stages.tracking.start import tracking_root
+from stages.training.outcome import Outcome
+from stages.workspace import SELECTION
 
 SETTLE = 10.0  # seconds for what the stages' senders still do
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "evaluate"
@@ -55,13 +57,22 @@ def show(metrics: Metrics, console: Console) -> None:
         console.print(f"  {name:8} [cyan]{where}[/cyan]  [dim]{what}[/dim]")
 
 
+def show_kept(folder: Path, console: Console) -> None:
+    """Which step each training below `folder` handed on; one that a run did not need has none."""
+    for stage in ("sft", "reward_model", "rl"):
+        if (folder / stage / SELECTION).exists():
+            console.print(f"{stage}: {Outcome.read(folder / stage / SELECTION).sentence()}")
+
+
 def main() -> int:
     """0, or 2 where nothing has been evaluated yet."""
     path = FOLDER / "metrics.json"
     if not path.exists():
         print(f"error: there is no {path}; run `make repro` first", file=sys.stderr)
         return 2
-    show(json.loads(path.read_text()), open_console())
+    console = open_console()
+    show_kept(FOLDER.parent, console)
+    show(json.loads(path.read_text()), console)
     settle(tracking_root() / ".spool", SETTLE)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from stages.models.load import save_model
 from stages.models.reward import RewardModel
 from stages.models.reward_kinds import REWARD_MODELS
 from stages.rewards.scores import check_finite
+from stages.training.evaluation import LOSS, HeldOut
 from stages.training.heldout import mean_losses
 from stages.training.preferences import load_preferences
 from stages.training.session import make_accelerator, run_training
@@ -47,10 +49,8 @@ def main(run: Stage) -> None:
         reward_model.model.activation_checkpointing_enable()
     algorithm = BradleyTerry(reward_model)
 
-    run_training(
-        run, algorithm, rows, settings, accelerator,
-        evaluate=lambda: mean_losses(algorithm, held_out, settings.max_tokens),
-    )  # fmt: skip
+    evaluate = partial(mean_losses, algorithm, held_out, settings.max_tokens)
+    run_training(run, algorithm, rows, settings, accelerator, HeldOut(LOSS, evaluate))
 
     normalize(reward_model, rows, settings.max_tokens, accelerator)
     if run.is_main:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from hydra.utils import get_class
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from stages.algorithms.base import Algorithm
 from stages.algorithms.parts import Parts
 from stages.config.schema import TrainingSettings
 from stages.config.validate import read
 from stages.data.base_model import BaseModel, read_base_model
+from stages.data.examples import Example
 from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.compiled import compile_layers
@@ -22,13 +27,20 @@ from stages.models.one_backbone import attach_reward_model, shares_base
 from stages.models.reward_kinds import load_reward_model
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
-from stages.rewards.rewards import Rewards
-from stages.training.gold import gold_accuracy
+from stages.rewards.rewards import REWARD_MODEL, Rewards
+from stages.training.answers import GOLD, REWARD, score_answers
+from stages.training.evaluation import LOSS, HeldOut
+from stages.training.heldout import mean_losses
 from stages.training.preferences import load_preferences
 from stages.training.session import load_rows, make_accelerator, run_training
 from stages.workspace import Stage
 
 log = logging.getLogger("stages.rl")  # not __name__: run as a program, that is __main__
+
+NOT_BETTER = (
+    "rl hands on a model that is not shown to be better than the sft model: %s; what to look at next: "
+    "docs/overoptimisation.md"
+)
 
 
 @entry("rl")
@@ -39,29 +51,47 @@ def main(run: Stage) -> None:
     tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
     accelerator = make_accelerator(settings)
     parts = make_parts(run, settings, base, tokenizer, accelerator.device)
+    pairs: list[Example] = []
     if kind.offline:
-        rows, _ = load_preferences(run, settings, accelerator, kind.usable)
+        rows, pairs = load_preferences(run, settings, accelerator, kind.usable)
     else:
         rows = load_rows(run, "prompt")
-    held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
-    verifier = run.config.data.verifier
-    judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)
-    if judge:
-        log.info("eval/gold_accuracy while training: greedy answers to %d held-out prompts", len(held_out))
+    held_out = make_held_out(run, settings, algorithm, parts, tokenizer, pairs)
 
-    run_training(
-        run, algorithm, rows, settings, accelerator,
-        evaluate=partial(gold_accuracy, parts, held_out, judge, settings.max_new_tokens),
-    )  # fmt: skip
+    outcome = run_training(run, algorithm, rows, settings, accelerator, held_out)
 
     if run.is_main:
+        if not outcome.better:
+            log.warning(NOT_BETTER, outcome.doubt())
         merge = run.config.model.merge_adapter
         sft = run.input("sft") / "model"
         save_model(
             parts.policy, tokenizer, run.output / "model", merge_adapter=merge, base=sft,
             stop_token_ids=base.stop_token_ids,
         )  # fmt: skip
+
+
+def make_held_out(
+    run: Stage, settings: Any, algorithm: Algorithm, parts: Parts, tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Example],
+) -> HeldOut:  # fmt: skip
+    """Greedy answers to held-out prompts, judged by the verifier or else by the run's own rewards. Where there is
+    neither, the loss on held-out preferences, `pairs`."""
+    verifier = run.config.data.verifier
+    if not verifier and not parts.rewards.sources:
+        examples = algorithm.prepare(pairs, run.config.seed) if len(pairs) > 1 else []
+        evaluate = partial(mean_losses, algorithm, examples, settings.max_tokens)
+        return HeldOut(replace(LOSS, stop_at_fall=True), evaluate, examples)
+    prompts = load_rows(run, "prompt_validation", settings.max_eval_samples)
+    criterion = GOLD if verifier else REWARD
+    log.info("%s while training: greedy answers to %d held-out prompts", criterion.metric, len(prompts))
+    if criterion is REWARD and REWARD_MODEL in parts.rewards.sources:
+        log.info(
+            "%s is what is trained on: it cannot show that the reward model is over-optimised", REWARD.metric
+        )
+    judge = FunctionReward(verifier, tokenizer) if verifier else None
+    return HeldOut(criterion, partial(score_answers, parts, prompts, judge, settings.max_new_tokens))
 
 
 def make_parts(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from stages.algorithms.sft import SFT
@@ -12,6 +14,7 @@ from stages.data.tokenizers import load_tokenizer
 from stages.dispatch import entry
 from stages.models.load import add_adapter, load_model, save_model
 from stages.models.reward_kinds import check_kind
+from stages.training.evaluation import LOSS, HeldOut
 from stages.training.heldout import mean_losses
 from stages.training.session import load_rows, make_accelerator, run_training
 from stages.workspace import Stage
@@ -30,12 +33,10 @@ def main(run: Stage) -> None:
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     algorithm = SFT(add_adapter(model, run.config.model))
-    held_out = load_rows(run, "sft_test", settings.max_eval_samples)
+    held_out = load_rows(run, "sft_validation", settings.max_eval_samples)
 
-    run_training(
-        run, algorithm, load_rows(run, "sft"), settings, accelerator,
-        evaluate=lambda: mean_losses(algorithm, held_out, settings.max_tokens),
-    )  # fmt: skip
+    evaluate = partial(mean_losses, algorithm, held_out, settings.max_tokens)
+    run_training(run, algorithm, load_rows(run, "sft"), settings, accelerator, HeldOut(LOSS, evaluate))
 
     if run.is_main:
         tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)

@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m stages.show", description="Show examples as the model will see them."
     )
     made.add_argument("roles", nargs="*", metavar="role", help=f"{', '.join(ROLES)}; all of them without one")
-    made.add_argument("--test", action="store_true", help="held-out examples instead of those trained on")
+    parts = made.add_mutually_exclusive_group()
+    parts.add_argument("--validation", dest="part", action="store_const", const="_validation", default="",
+                       help="those that training is measured on, instead of those trained on")  # fmt: skip
+    parts.add_argument("--test", dest="part", action="store_const", const="_test",
+                       help="those that evaluate measures on")  # fmt: skip
     made.add_argument("-n", type=int, default=2, help="how many of each role (2)")
     made.add_argument("--start", type=int, default=1, help="the first one's number in the file (1)")
     made.add_argument("--seed", type=int, help="take them at random, by this seed")
@@ -55,7 +59,7 @@ def show(arguments: argparse.Namespace, console: Console) -> None:
             raise UserError(f"there is no role '{role}'{nearest(role, ROLES)}")
     if arguments.n < 1 or arguments.start < 1 or arguments.limit < 2:
         raise UserError("-n and --start must be 1 or more, and --limit 2 or more")
-    files = {role: arguments.folder / f"{role}{'_test' if arguments.test else ''}.jsonl" for role in roles}
+    files = {role: arguments.folder / f"{role}{arguments.part}.jsonl" for role in roles}
     for path in (arguments.folder / "model.json", *files.values()):
         if not path.exists():
             raise UserError(f"there is no {path}: `dvc repro prepare` (or `make repro`) writes it")
@@ -65,7 +69,7 @@ def show(arguments: argparse.Namespace, console: Console) -> None:
         examples = read_examples(path)
         for index in chosen(len(examples), arguments):
             console.rule(
-                f"{role}, {'held-out ' if arguments.test else ''}example {index + 1} of {len(examples)}"
+                f"{role}, {'held-out ' if arguments.part else ''}example {index + 1} of {len(examples)}"
             )
             show_example(examples[index], cutter, console)
 

@@ -42,8 +42,10 @@ from stages.tracking.tracker import Tracker
 
 CHECKPOINTS = ROOT / ".checkpoints"
 REFERENCES = CHECKPOINTS / "reference"  # what references gave, for every run that asks for the same
+EVALUATIONS = "eval/"  # metrics of held-out data
 CHECKPOINT = "step-"  # and how many steps it has seen
 METRICS = "metrics.json"
+SELECTION = "selection.json"  # of a trained stage: which step it hands on, and why
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,17 @@ def continuation(checkpoints: Path) -> str:
 
 
 def _write_metrics(output: Path) -> None:
-    """metrics.json, for `dvc metrics`: where each curve ended. A stage that measures more has written its own."""
-    if not (output / METRICS).exists():
-        last = {name: points[-1][1] for name, points in sorted(read_curves(output / CURVES).items())}
-        (output / METRICS).write_text(json.dumps(last, indent=2) + "\n")
+    """metrics.json, for `dvc metrics`: where each curve ended, and what held-out data said of the step that is handed
+    on, where it is another one. A stage that measures more has written its own."""
+    if (output / METRICS).exists():
+        return
+    selection = output / SELECTION
+    kept = json.loads(selection.read_text())["kept_step"] if selection.exists() else None
+    values = {}
+    for name, points in sorted(read_curves(output / CURVES).items()):
+        of_kept = [value for step, value in points if step == kept and name.startswith(EVALUATIONS)]
+        values[name] = of_kept[0] if of_kept else points[-1][1]
+    (output / METRICS).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _by_dvc() -> bool:

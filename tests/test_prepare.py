@@ -26,10 +26,12 @@ FILES = [
     "model.json",
     "preference.jsonl",
     "preference_test.jsonl",
+    "preference_validation.jsonl",
     "prompt.jsonl",
     "prompt_test.jsonl",
+    "prompt_validation.jsonl",
 ]
-FILES += ["report.json", "sft.jsonl", "sft_test.jsonl"]
+FILES += ["report.json", "sft.jsonl", "sft_test.jsonl", "sft_validation.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     model: Path, output: Path, rows: list[dict[str, Any]], *overrides: str, demands: Demands = NO_DEMANDS
 ) -> dict[str, Any]:
-    """prepare on one file for all roles, 2 prompts held out, without a verifier."""
+    """prepare on one file for all roles, a prompt held out to validate and one to test, without a verifier."""
     path = write_jsonl(output.with_suffix(".jsonl"), rows)
     output.mkdir()
     own = [
@@ -48,7 +50,7 @@ def run(
         for role in ("sft", "preference", "prompt")
         for key in ("source=files", f"path={path}")
     ]
-    common = [f"model.path={model}", "data.test_size=2", "data.verifier=null"]
+    common = [f"model.path={model}", "data.test_size=1", "data.validation_size=1", "data.verifier=null"]
     return prepare(make_config(*common, *own, *overrides), output, demands)
 
 
@@ -62,8 +64,11 @@ def test_one_preference_file_serves_every_role(model: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     completions = {}
     for role in ("sft", "preference", "prompt"):
-        train, test = (read_examples(tmp_path / "out" / f"{role}{part}.jsonl") for part in ("", "_test"))
-        assert (len(train), len(test)) == (4, 2)
+        train, validation, test = (
+            read_examples(tmp_path / "out" / f"{role}{part}.jsonl") for part in ("", "_validation", "_test")
+        )
+        assert (len(train), len(validation), len(test)) == (4, 1, 1)
+        assert len({example.prompt for example in (*train, *validation, *test)}) == 6
         assert report[role]["format"] == "preference, explicit prompt" and report[role]["style"] == "plain"
         completions[role] = len(train[0].tree.completions)
         assert train[0].columns["id"] in range(6)
@@ -122,7 +127,7 @@ def test_rows_that_hold_what_no_row_should_are_bad_rows(model: Path, tmp_path: P
 
 def test_a_column_of_some_rows_is_nothing_in_the_others(model: Path, tmp_path: Path) -> None:
     run(model, tmp_path / "out", [*pairs(), {"prompt": "p", "chosen": "a", "rejected": "b", "source": "s"}])
-    for name in ("prompt", "prompt_test"):
+    for name in ("prompt", "prompt_validation", "prompt_test"):
         for example in read_examples(tmp_path / "out" / f"{name}.jsonl"):
             assert example.columns["source"] in (None, "s") and "id" in example.columns
 
@@ -147,7 +152,10 @@ def test_labels_of_a_prompt_are_put_together_and_lone_ones_stay(model: Path, tmp
     )
     preference = report["preference"]
     assert (preference["read"], preference["kept"], preference["grouped"]) == (12, 7, 5)
-    files = [tmp_path / "out" / name for name in ("preference.jsonl", "preference_test.jsonl")]
+    files = [
+        tmp_path / "out" / name
+        for name in ("preference.jsonl", "preference_validation.jsonl", "preference_test.jsonl")
+    ]
     scores = [example.scores for file in files for example in read_examples(file)]
     assert sorted(score or [] for score in scores) == [[0.0], [1.0], *[[1.0, 0.0]] * 4, [1.0, 1.0]]
 
@@ -155,7 +163,10 @@ def test_labels_of_a_prompt_are_put_together_and_lone_ones_stay(model: Path, tmp
 def test_generated_problems_and_their_verifier(model: Path, tmp_path: Path) -> None:
     own = [f"data.{role}.size=20" for role in ("sft", "preference", "prompt")]
     (tmp_path / "out").mkdir()
-    report = prepare(make_config(f"model.path={model}", "data.test_size=5", *own), tmp_path / "out")
+    report = prepare(
+        make_config(f"model.path={model}", "data.test_size=5", "data.validation_size=5", *own),
+        tmp_path / "out",
+    )
     assert report["sft"]["source"] == "reasoning_gym chain_sum"
     prompt = read_examples(tmp_path / "out" / "prompt.jsonl")[0]
     assert prompt.tree.completions == [] and {"answer", "task", "metadata"} <= set(prompt.columns)
@@ -177,7 +188,11 @@ REFUSED = [
     ),
     ([], (), "is empty"),
     ([{"promt": "a"}], (), "did you mean 'prompt'"),
-    (pairs(2), (), "data.test_size 2 leaves none to train on"),
+    (
+        pairs(2),
+        (),
+        "data.sft has 2 distinct prompts, and data.test_size 1 and data.validation_size 1 leave none to",
+    ),
     (pairs(), ("data.sft.path=/none.jsonl",), "/none.jsonl: there is no such file"),
     (pairs(), ("data.verifier=numeric",), "'numeric' reads the column 'answer'"),
     (pairs(), ("model.path=/none",), "there is no model folder /none"),
@@ -335,7 +350,8 @@ def test_dialogues_that_a_template_rewrites_are_split_in_sft_alone(tmp_path: Pat
     others = [f"data.{role}.path={prompts}" for role in ("preference", "prompt")]
     report = run(model, tmp_path / "out", rows, *others)["sft"]
     assert (report["read"], report["split"], report["kept"]) == (4, 4, 8)
-    assert report["kept"] == report["train"] + report["test"] + report["excluded_for_held_out_prompts"]
+    parts = ("train", "validation", "test", "excluded_for_held_out_prompts")
+    assert report["kept"] == sum(report[part] for part in parts)
 
 
 def test_conversations_need_a_chat_template(tmp_path: Path) -> None:

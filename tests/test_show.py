@@ -25,7 +25,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pair = example("q", "good", [1.0, 0.0], "bad")
     write_examples(folder / "preference.jsonl", [pair])
     write_examples(folder / "prompt.jsonl", [example("q", None, None)])
-    write_examples(folder / "prompt_test.jsonl", [example("held out", None, None)])
+    write_examples(folder / "prompt_test.jsonl", [example("tested", None, None)])
+    write_examples(folder / "prompt_validation.jsonl", [example(text, None, None) for text in ("v", "w")])
     return folder
 
 
@@ -82,6 +83,7 @@ def test_which_ones_are_shown(prepared: Path) -> None:
     )
     assert shown(prepared, "sft", "--seed", "1", "-n", "9").count("example") == 5
     assert "held-out example 1 of 1" in shown(prepared, "prompt", "--test")
+    assert "held-out example 2 of 2" in shown(prepared, "prompt", "--validation")
     every = shown(prepared)
     assert all(f"{role}, example 1" in every for role in ("sft", "preference", "prompt"))
 

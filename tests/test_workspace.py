@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,14 +22,18 @@ from safetensors.torch import save_file
 from stages.config.errors import UserError
 from stages.output import MARK
 from stages.tracking import start
+from stages.training.evaluation import LOSS, Evaluation, HeldOut
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
-from stages.workspace import _run
+from stages.workspace import _run, _write_metrics
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.full_disk import file_limit
 from tests.models.tiny import tiny_llama
 
 CALLS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+
+
+NOTHING = HeldOut(LOSS, Evaluation)
 
 
 class Killed(BaseException):
@@ -92,7 +97,7 @@ def sft(root: Path, dies_at: int | None = None) -> dict[str, bytes]:
         algorithm.forward = counted
         schedule = Schedule(3, 1, run.checkpoint_dir, root / ".checkpoints" / "reference")
         settings = settings_of("sft", max_steps=5)
-        train(algorithm, examples_of("sft"), settings, schedule, Accelerator(cpu=True), run.tracker, dict)
+        train(algorithm, examples_of("sft"), settings, schedule, Accelerator(cpu=True), run.tracker, NOTHING)
         (run.output / "model").mkdir()
         save_file(dict(algorithm.state_dict()), run.output / "model" / "model.safetensors")
     return {
@@ -165,3 +170,15 @@ def test_a_full_disk_is_told_in_one_line_and_the_next_run_goes_on(
     with caplog.at_level(logging.INFO, "stages"):
         assert sft(tmp_path) == whole
     assert "going on from step 3 of 5" in caplog.text
+
+
+def test_metrics_are_of_the_step_that_is_handed_on(tmp_path: Path) -> None:
+    """What held-out data said of it; other curves are told by where they ended."""
+    curves = "step,eval/loss,train/loss\n0,3.0,nan\n10,1.0,2.0\n20,2.0,0.5\n"
+    (tmp_path / "curves.csv").write_text(curves)
+    _write_metrics(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"eval/loss": 2.0, "train/loss": 0.5}
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "selection.json").write_text('{"kept_step": 10}')
+    _write_metrics(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"eval/loss": 1.0, "train/loss": 0.5}

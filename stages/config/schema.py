@@ -53,9 +53,18 @@ class TrainingSettings(Settings):
     max_tokens: int = Field(ge=1)
     bf16: Bf16
     gradient_checkpointing: bool
-    eval_steps: int = Field(ge=0)
+    eval_steps: float = Field(ge=0, le=LARGEST)
     max_eval_samples: int | None = Field(ge=1)
+    keep: Literal["best", "last"]
+    early_stopping_patience: int | None = Field(ge=1)
     logging_steps: int = Field(ge=1)
+
+    @field_validator("eval_steps")
+    @classmethod
+    def _share_or_steps(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("write a share of all steps, below 1, or a whole number of steps")
+        return value
 
 
 class RewardModelSettings(TrainingSettings):

@@ -64,8 +64,13 @@ def _outputs(stage: str, config: DictConfig) -> int:
 
 
 def _checkpoints(stage: str, config: DictConfig) -> int:
-    """Two checkpoints, of what is trained and Adam's two moments of it. Adapters are less than a sixth of a model."""
-    return (1 if config.model.lora else 6) if _trains(stage, config) else 0
+    """Two checkpoints, of what is trained and Adam's two moments of it; of the best weights what each of them goes on
+    from, and the newest. Adapters are less than a sixth of a model."""
+    if not _trains(stage, config):
+        return 0
+    section = config.rl[config.rl.algo] if stage == "rl" else config[stage]
+    copies = 2 * 3 + 3 * (section.keep == "best")
+    return math.ceil(copies / 6) if config.model.lora else copies
 
 
 def parameters(config: DictConfig) -> int:

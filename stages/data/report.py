@@ -11,7 +11,8 @@ from stages.data.usage import columns_line
 
 
 def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
-    """The role's part of report.json: read + split = kept + grouped + dropped, kept = train + test + excluded."""
+    """The role's part of report.json: read + split = kept + grouped + dropped, kept = train +
+    validation + test + excluded."""
     verified = dataset.role == "prompt" or (
         dataset.role == "preference" and any(example.scores is None for example in dataset.examples)
     )
@@ -28,6 +29,7 @@ def describe_role(dataset: Dataset, split: Split) -> dict[str, Any]:
         "dropped": dict(sorted(dataset.dropped.items())),
         "truncated": dataset.truncated,
         "train": len(split.train),
+        "validation": len(split.validation),
         "test": len(split.test),
         "excluded_for_held_out_prompts": split.excluded,
         "train_tokens": _tokens(split.train),
@@ -40,7 +42,8 @@ def summary(role: str, report: dict[str, Any]) -> str:
     left_out = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items()) or "none"
     excluded = report["excluded_for_held_out_prompts"]
     aside = f", {excluded} left aside (their prompt is held out)" if excluded else ""
-    rows = f"{report['read']} rows read, {report['train']} to train on, {report['test']} held out{aside}"
+    held_out = f"{report['validation']} held out to validate, {report['test']} to test"
+    rows = f"{report['read']} rows read, {report['train']} to train on, {held_out}{aside}"
     if report["split"]:
         rows += f", {report['split']} added, for the template has each answer of these dialogues stand alone"
     if report["unanswered"]:

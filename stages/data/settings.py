@@ -52,6 +52,7 @@ class DataSettings(Settings):
     max_prompt_length: int = Field(ge=1)
     max_length: int = Field(ge=2)
     test_size: int = Field(ge=1)
+    validation_size: int = Field(ge=1)
     bad_rows: Literal["error", "drop"]
     verifier: str | None
 

@@ -1,6 +1,6 @@
 """Percentile bootstrap over prompts (Efron 1979): how far a mean would move with other prompts.
 
-Not for shares: of 0 right answers among 200 every resample is 0, too (stages/evaluation/proportions.py).
+Not for shares: of 0 right answers among 200 every resample is 0, too (stages/statistics/proportions.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.evaluation.interval import Interval
+from stages.statistics.interval import Interval
 
 CHUNK = 1_000_000  # resampled values in memory at once
 

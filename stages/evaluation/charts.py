@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.evaluation.interval import Interval
+from stages.statistics.interval import Interval
 
 Points = Sequence[tuple[int, float]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from stages.evaluation.interval import Interval
+from stages.statistics.interval import Interval
 
 
 class Label(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from stages.evaluation.bootstrap import Bootstrap
-from stages.evaluation.interval import Interval
-from stages.evaluation.proportions import tango, wilson
+from stages.statistics.interval import Interval
+from stages.statistics.proportions import tango, wilson
 
 log = logging.getLogger(__name__)
 

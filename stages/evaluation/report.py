@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.evaluation.charts import COLORS, curve_chart, interval_chart
 from stages.evaluation.curves import Points, panels, split_panels
-from stages.evaluation.interval import KINDS
 from stages.evaluation.labels import LABELS, bounds, number, verdict
 from stages.evaluation.metrics import MODELS, Metrics
 from stages.evaluation.text import visible
+from stages.statistics.interval import KINDS
 
 HEADLINES = ("gold_accuracy", "reward_model_score", "sft_loss")
 STAGES = {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "rl": "Reinforcement learning"}

@@ -6,26 +6,36 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from stages.disk import remove, sweep, write_out, writing
+from stages.disk import remove, sweep
 from stages.distributed import max_over_ranks
-from stages.seal import first_damaged, seal
+from stages.seal import first_damaged
+from stages.training.best import BestWeights
 from stages.training.computing import computing
-from stages.training.state import load_state, misfit, save_state
-from stages.workspace import CHECKPOINT, continuation
+from stages.training.state import load_state, misfit, save_state, trained_bytes
+from stages.training.whole import PARTIAL, write_whole
+from stages.workspace import CHECKPOINT
 
 log = logging.getLogger(__name__)
 
-PARTIAL = "partial-"
 DAMAGED = "damaged-"
-STORY = "story.json"  # the step's number, the tracker's state, and what computed it
+STORY = "story.json"  # a Story, and what computed it
+
+
+class Story(NamedTuple):
+    """What a checkpoint knows beside tensors: how many steps it has seen, and the states of the tracker and of the
+    selection, of which `best_step` names the best weights so far, if there are any."""
+
+    step: int
+    tracker: dict[str, Any]
+    selection: dict[str, Any]
 
 
 class Checkpoints:
@@ -33,40 +43,41 @@ class Checkpoints:
     experience in flight, and the schedule and all randomness follow from the step's number: nothing else is kept."""
 
     def __init__(
-        self, folder: Path, module: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+        self,
+        folder: Path,
+        module: nn.Module,
+        optimizer: Optimizer,
+        best: BestWeights,
+        accelerator: Accelerator,
     ) -> None:
-        self.folder = folder
+        self.folder, self.best = folder, best
         self.module, self.optimizer = module, optimizer
         self.accelerator = accelerator
         self.computing = computing(accelerator) | {"processes": str(accelerator.num_processes)}
 
-    def save(self, step: int, tracker_state: dict) -> None:
-        """Write the state after `step` steps; the one before it stays. Raises Unwritable where the disk is full."""
+    def save(self, story: Story) -> None:
+        """Write the state after `story.step` steps; the one before it stays. Raises Unwritable where a disk is full."""
+
+        def fill(folder: Path) -> None:
+            for older in self._steps()[:-1]:  # makes room for this one
+                remove(self._path(older))
+            save_state(folder, self.module, self.optimizer)
+            (folder / STORY).write_text(json.dumps(story._asdict() | {"computing": self.computing}))
+
         if self.accelerator.is_main_process:
-            partial = self.folder / f"{PARTIAL}{step}"
-            try:
-                with writing(partial, self._size(), lambda: continuation(self.folder)):
-                    self._write(partial, step, tracker_state)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+            # the weights, and two moments of them
+            write_whole(self._path(story.step), 3 * trained_bytes(self.module), fill)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, partial: Path, step: int, tracker_state: dict) -> None:
-        for older in self._steps()[:-1]:  # makes room for this one
-            remove(self._path(older))
-        partial.mkdir(parents=True)
-        save_state(partial, self.module, self.optimizer)
-        story = {"step": step, "tracker": tracker_state, "computing": self.computing}
-        (partial / STORY).write_text(json.dumps(story))
-        seal(partial)
-        write_out(*partial.iterdir(), partial)
-        partial.rename(self._path(step))
-        write_out(self.folder)
+    def best_steps(self) -> set[int]:
+        """The steps whose best weights the checkpoints name; one with a damaged story, which is no use, names none."""
+        stories = [self._path(step) / STORY for step in self._steps()]
+        whole = [json.loads(story.read_text()) for story in stories if not first_damaged(story)]
+        return {story["selection"]["best_step"] for story in whole} - {None}
 
-    def restore(self) -> tuple[int, dict]:
-        """Load the newest checkpoint that is whole: how many steps it has seen (0: there is none) and the tracker's
-        state. One that is not is set aside and named. Every process takes the same one."""
+    def restore(self) -> Story | None:
+        """Load the newest checkpoint that is whole; None: there is none. One that is not is set aside and named. Every
+        process takes the same one."""
         if self.accelerator.is_main_process:
             self._tidy()
         while step := self._agree(max(self._steps(), default=0) if self.accelerator.is_main_process else 0):
@@ -77,11 +88,11 @@ class Checkpoints:
                 story = json.loads((path / STORY).read_text())
                 if self.accelerator.is_main_process:
                     self._warn(story["computing"])
-                return step, story["tracker"]
+                return Story(step, story["tracker"], story["selection"])
             if self.accelerator.is_main_process:
                 self._set_aside(path, fault or "another process cannot read it")
             self.accelerator.wait_for_everyone()
-        return 0, {"metrics": []}
+        return None
 
     def _agree(self, number: int) -> int:
         """The highest of all processes'."""
@@ -90,8 +101,11 @@ class Checkpoints:
     def _fault(self, path: Path, step: int) -> str | None:
         if name := first_damaged(path):
             return f"{name} is missing or damaged"
-        written = json.loads((path / STORY).read_text())["step"]
-        return misfit(path, self.module) if written == step else f"it is that of step {written}"
+        story = json.loads((path / STORY).read_text())
+        if story["step"] != step:
+            return f"it is that of step {story['step']}"
+        best = story["selection"]["best_step"]
+        return misfit(path, self.module) or (None if best is None else self.best.fault(best))
 
     def _tidy(self) -> None:
         """What killed runs left, and names that no run has given."""
@@ -131,11 +145,6 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{CHECKPOINT}{step}"
-
-    def _size(self) -> int:
-        """About: what is trained, and two moments of it."""
-        trained = (parameter for parameter in self.module.parameters() if parameter.requires_grad)
-        return 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
 
 
 def _step(path: Path) -> int | None:

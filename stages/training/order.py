@@ -22,6 +22,13 @@ def total_steps(rows: int, settings: TrainingSettings) -> int:
     return max(1, math.floor(settings.num_train_epochs * rows / min(settings.batch_size, rows)))
 
 
+def eval_interval(steps: int, settings: TrainingSettings) -> int:
+    """Steps between evaluations, 0 where there are none between the first and the last: below 1, `eval_steps` is a
+    share of all steps, rounded up as in transformers."""
+    every = settings.eval_steps
+    return math.ceil(every * steps - 1e-9) if every < 1 else int(every)  # 0.1 * 70 is more than 7
+
+
 def step_indices(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     """Rows of global step `step` (from 0): each epoch is a new permutation, its incomplete last batch left out."""
     batch_size = min(batch_size, rows)

@@ -37,7 +37,7 @@ def load_preferences(
     Every process samples the same, from the same seed, so that the data need not be sent around.
     """
     rows = load_rows(run, "preference")
-    held_out = load_rows(run, "preference_test", settings.max_eval_samples)
+    held_out = load_rows(run, "preference_validation", settings.max_eval_samples)
     if any(example.scores is None for example in rows):
         rows, held_out = _sample(run, [rows, held_out], settings, accelerator)
     learnt = [example for example in rows if usable(example)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stages.algorithms.base import WithReference
+from stages.algorithms.batch import batch_of
 from stages.config.compose import ROOT
 from stages.config.schema import TrainingSettings
 from stages.data.digest import path_digest
@@ -39,10 +41,11 @@ CODE = (
 
 
 def fill_reference(
-    algorithm: WithReference, examples: Sequence[Example], settings: TrainingSettings, seed: int, folder: Path,
-    accelerator: Accelerator,
+    algorithm: WithReference, examples: Sequence[Example], held_out: Sequence[Example], settings: TrainingSettings,
+    seed: int, folder: Path, accelerator: Accelerator,
 ) -> None:  # fmt: skip
-    """Fill the algorithm's table with all that the run's steps will look up, from `folder` where it is there already.
+    """Fill the algorithm's table with all that the run's steps, and its evaluations on `held_out`, will look up; from
+    `folder` where it is there already.
 
     To be called while the policy has the weights that the run began with: before a checkpoint is restored. Every
     process gets the whole table.
@@ -54,7 +57,8 @@ def fill_reference(
         for rank in range(ranks)
         for trees in algorithm.reference_trees(step_batch(examples, step, settings, seed, rank, ranks))
     )
-    groups = microbatches_once(requests, settings.max_tokens)
+    evaluations = algorithm.reference_trees(batch_of(held_out)) if held_out else ()
+    groups = microbatches_once(chain(requests, evaluations), settings.max_tokens)
     keys = [list(completion_keys(group)) for group in groups]
     path = folder / f"{_digest(algorithm.reference, keys, accelerator)}.safetensors"
     values = read_table(path, sum(map(len, keys)), accelerator.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +14,10 @@ from stages.config.errors import UserError
 from stages.config.schema import TrainingSettings
 from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
+from stages.training.evaluation import HeldOut
 from stages.training.loop import Schedule, train
-from stages.workspace import REFERENCES, Stage
+from stages.training.outcome import Outcome
+from stages.workspace import REFERENCES, SELECTION, Stage
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +42,21 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
 
 def run_training(
     run: Stage, algorithm: Algorithm, examples: Sequence[Example], settings: TrainingSettings,
-    accelerator: Accelerator, evaluate: Callable[[], dict[str, float]],
-) -> None:  # fmt: skip
-    """Train with this stage's checkpoints, tracker and seed. Raises UserError where a step's examples cannot be shared
-    out evenly."""
+    accelerator: Accelerator, held_out: HeldOut,
+) -> Outcome:  # fmt: skip
+    """Train with this stage's checkpoints, tracker and seed, and write selection.json. Raises UserError where a step's
+    examples cannot be shared out evenly."""
     check_shares(len(examples), settings.batch_size, accelerator.num_processes)
     schedule = Schedule(run.config.seed, run.config.run.save_steps, run.checkpoint_dir, REFERENCES)
-    train(algorithm, examples, settings, schedule, accelerator, run.tracker, evaluate)
+    outcome = train(algorithm, examples, settings, schedule, accelerator, run.tracker, held_out)
     accelerator.wait_for_everyone()
+    if outcome.metric is not None and outcome.value is not None:
+        name = outcome.metric.removeprefix("eval/")
+        run.tracker.log_summary({"eval/best_step": outcome.kept_step, f"eval/best_{name}": outcome.value})
+    if run.is_main:
+        log.info("%s", outcome.sentence())
+        outcome.write(run.output / SELECTION)
+    return outcome
 
 
 def check_shares(rows: int, batch_size: int, processes: int) -> None:

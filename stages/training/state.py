@@ -17,10 +17,15 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's
 def save_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
     """Write a file for the weights and one for each of the optimizer's moments, so that a copy in main memory is of one
     of them at a time. What is frozen is left out: it comes from where it was loaded from."""
-    _save(folder, WEIGHTS, _weights(module))
+    save_weights(folder, module)
     for moment in MOMENTS:
         states = {name: optimizer.state.get(parameter) for name, parameter in _trained(module).items()}
         _save(folder, moment, {name: state[moment] for name, state in states.items() if state})
+
+
+def save_weights(folder: Path, module: nn.Module) -> None:
+    """The file for the weights alone."""
+    _save(folder, WEIGHTS, _weights(module))
 
 
 def misfit(folder: Path, module: nn.Module) -> str | None:
@@ -35,9 +40,7 @@ def misfit(folder: Path, module: nn.Module) -> str | None:
 @torch.no_grad()
 def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
     """Put it back in place. The optimizer keeps its own rates and other settings."""
-    own = module.state_dict()
-    for name, value in load_file(_path(folder, WEIGHTS)).items():
-        own[name].copy_(value)
+    load_weights(folder, module)
     moments = {moment: load_file(_path(folder, moment)) for moment in MOMENTS}
     names = {parameter: name for name, parameter in _trained(module).items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -47,6 +50,19 @@ def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
         if names[parameter] in moments["step"]  # without a gradient so far, it has no state
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@torch.no_grad()
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Put the weights alone back in place."""
+    own = module.state_dict()
+    for name, value in load_file(_path(folder, WEIGHTS)).items():
+        own[name].copy_(value)
+
+
+def trained_bytes(module: nn.Module) -> int:
+    """Of the weights that are trained."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in _trained(module).values())
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

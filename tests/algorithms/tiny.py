@@ -36,7 +36,7 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 1e-2, "lr_scheduler_type": "linear", "warmup_ratio": 0.25, "weight_decay": 0.01,
     "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-5, "max_grad_norm": 1.0, "num_train_epochs": 1,
     "max_steps": -1, "batch_size": 4, "max_tokens": 4096, "bf16": False, "gradient_checkpointing": False,
-    "eval_steps": 0, "max_eval_samples": None, "logging_steps": 1,
+    "eval_steps": 0, "max_eval_samples": None, "logging_steps": 1, "keep": "best", "early_stopping_patience": None,
 }  # fmt: skip
 ONLINE = TRAINING | {
     "rewards": {"verifier": 1.0}, "num_generations": 4, "max_new_tokens": 6, "temperature": 0.7,

@@ -45,11 +45,14 @@ def test_the_embedded_model_s_size() -> None:
 
 
 def test_a_model_that_the_disk_cannot_hold(tmp_path: Path) -> None:
-    """10^13 parameters: 40 TB a copy, eight of them while a stage trains."""
+    """10^13 parameters: 40 TB a copy, eleven of them while a stage trains."""
     save_header(tmp_path, 10**7, 10**6)
     huge = config(f"model.path={tmp_path}")
-    with pytest.raises(UserError, match=r"not enough disk space for sft: up to 320000\.1 GB are needed"):
+    with pytest.raises(UserError, match=r"not enough disk space for sft: up to 440000\.1 GB are needed"):
         check_space("sft", huge, tmp_path)
+    last = config(f"model.path={tmp_path}", "sft.keep=last")  # without the best weights
+    with pytest.raises(UserError, match=r"not enough disk space for sft: up to 320000\.1 GB are needed"):
+        check_space("sft", last, tmp_path)
     with pytest.raises(UserError, match="not enough disk space for prepare, sft, reward_model, rl, evaluate"):
         check_room(list(graph()), huge, tmp_path)
     check_space("evaluate", huge, tmp_path)  # it writes no model
@@ -59,14 +62,14 @@ def test_a_model_that_the_disk_cannot_hold(tmp_path: Path) -> None:
 def test_adapters_that_are_kept_apart_need_little(tmp_path: Path) -> None:
     save_header(tmp_path, 10**7, 10**6)
     lora = ["model.lora=true", "model.merge_adapter=false", f"model.path={tmp_path}"]
-    with pytest.raises(UserError, match=r"up to 40000\.1 GB"):
+    with pytest.raises(UserError, match=r"up to 80000\.1 GB"):
         check_space("rl", config(*lora), tmp_path)
 
 
 def test_what_a_killed_run_left_makes_room_for_the_one_that_goes_on(tmp_path: Path) -> None:
     """Half as much again is needed as is free; a checkpoint holds as much as is free."""
     available = free(tmp_path)
-    huge = config(f"model.path={save_header(tmp_path, available * 3 // 2 // (8 * 4))}")
+    huge = config(f"model.path={save_header(tmp_path, available * 3 // 2 // (11 * 4))}")
     with pytest.raises(UserError, match="not enough disk space for sft"):
         check_space("sft", huge, tmp_path, [tmp_path / "nothing"])
     (tmp_path / "kept" / "step-20").mkdir(parents=True)

@@ -80,6 +80,27 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("run.inputs", {"rll": "x"}, "run.inputs: there is no stage 'rll'; did you mean 'rl'?"),
     ("run.inputs", {"rl": 5}, "run.inputs.rl: Input should be a valid string (it is 5)"),
     ("sft.batch_size", 1.5, "sft.batch_size: Input should be a valid integer (it is 1.5)"),
+    (
+        "sft.eval_steps",
+        1.5,
+        "write a share of all steps, below 1, or a whole number of steps (it is 1.5)",
+    ),
+    ("sft.eval_steps", -0.1, "sft.eval_steps: Input should be greater than or equal to 0 (it is -0.1)"),
+    ("sft.eval_steps", True, "sft.eval_steps: Input should be a valid number (it is True)"),
+    ("sft.eval_steps", 1e30, "sft.eval_steps: Input should be less than or equal to 2147483647"),
+    ("sft.keep", "first", "sft.keep: Input should be 'best' or 'last' (it is 'first')"),
+    (
+        "rl.ppo.early_stopping_patience",
+        0,
+        "rl.ppo.early_stopping_patience: Input should be greater than or equal to 1",
+    ),
+    (
+        "rl.dpo.early_stopping_patience",
+        1.5,
+        "early_stopping_patience: Input should be a valid integer (it is 1.5)",
+    ),
+    ("run.keep", "best", "unknown key 'run.keep'"),
+    ("data.validation_size", 0, "data.validation_size: Input should be greater than or equal to 1 (it is 0)"),
     ("sft.bf16", "yes", "sft.bf16: write true, false or auto (it is 'yes')"),
     ("sft.lr_scheduler_type", "cosin", "sft.lr_scheduler_type: Input should be 'linear', 'cosine'"),
     (

@@ -24,7 +24,9 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused_where_the_data_use_it
             for role in ("sft", "preference", "prompt")
             for key in ("source=files", f"path={path}")
         ]
-        config = make_config(f"model.path={model}", "data.test_size=1", "data.verifier=null", *own)
+        config = make_config(
+            f"model.path={model}", "data.test_size=1", "data.validation_size=1", "data.verifier=null", *own
+        )
         out = tmp_path / f"out{word}"
         out.mkdir()
         if not word:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.evaluation.interval import Interval
 from stages.evaluation.report import Report
 from stages.evaluation.samples import write_csv, write_markdown
 from stages.evaluation.text import markdown_cell, visible
+from stages.statistics.interval import Interval
 
 
 @pytest.mark.parametrize(

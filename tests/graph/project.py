@@ -36,7 +36,14 @@ FOREIGN = (
 )
 IDENTITY = ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"]
 
-SMALL = {"bf16": False, "max_steps": 8, "batch_size": 4, "learning_rate": 1.0e-3}
+# Without patience: tests count the steps.
+SMALL = {
+    "bf16": False,
+    "max_steps": 8,
+    "batch_size": 4,
+    "learning_rate": 1.0e-3,
+    "early_stopping_patience": None,
+}
 ONLINE = {**SMALL, "num_generations": 2, "max_new_tokens": 4, "eval_steps": 2}
 PARAMS: dict[str, Any] = {
     "seed": 0,
@@ -47,6 +54,7 @@ PARAMS: dict[str, Any] = {
             for role in ("sft", "preference", "prompt")
         },
         "test_size": 4,
+        "validation_size": 4,
         "verifier": "tests.graph.rewards:even",
     },
     "sft": SMALL,

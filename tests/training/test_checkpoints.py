@@ -21,12 +21,14 @@ from torch import nn
 
 from stages.config.compose import ROOT
 from stages.seal import seal
-from stages.training.checkpoints import Checkpoints
+from stages.training.best import BestWeights
+from stages.training.checkpoints import Checkpoints, Story
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.models.tiny import tiny_llama
 from tests.training.tiny import run
 
 STEPS = 5
+NO_BEST = {"best_step": None}
 SETTINGS = settings_of("sft", max_steps=STEPS, warmup_ratio=0.5)
 
 
@@ -247,17 +249,18 @@ def test_the_optimizer_s_state_and_tied_weights_come_back_to_the_last_bit(tmp_pa
         matrices = [p for p in module.parameters() if p.requires_grad and p.dim() == 2]
         groups = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices, "weight_decay": 0.1}]
         module, optimizer = accelerator.prepare(module, torch.optim.AdamW(groups, lr=rate, fused=True))
-        return module, optimizer, Checkpoints(tmp_path, module, optimizer, accelerator)
+        best = BestWeights(tmp_path, module, accelerator)
+        return module, optimizer, Checkpoints(tmp_path, module, optimizer, best, accelerator)
 
     module, optimizer, checkpoints = fresh(0.1)
     for _ in range(3):
         step(module, optimizer)
-    checkpoints.save(3, {"metrics": [1]})
+    checkpoints.save(Story(3, {"metrics": [1]}, NO_BEST))
     assert "frozen.weight" not in load_file(tmp_path / "step-3" / "weights.safetensors")
     step(module, optimizer)
 
     other, resumed, checkpoints = fresh(0.1)
-    assert checkpoints.restore() == (3, {"metrics": [1]})
+    assert checkpoints.restore() == Story(3, {"metrics": [1]}, NO_BEST)
     assert other.tied.weight is other.first.weight
     step(other, resumed)
     assert same(other.state_dict(), module.state_dict())
@@ -272,12 +275,13 @@ def test_two_are_kept_and_the_newest_is_taken_by_number(tmp_path: Path):
     accelerator = Accelerator(cpu=True)
     module = nn.Linear(2, 2)
     module, optimizer = accelerator.prepare(module, torch.optim.AdamW(module.parameters()))
-    checkpoints = Checkpoints(tmp_path, module, optimizer, accelerator)
-    assert checkpoints.restore() == (0, {"metrics": []})
+    best = BestWeights(tmp_path, module, accelerator)
+    checkpoints = Checkpoints(tmp_path, module, optimizer, best, accelerator)
+    assert checkpoints.restore() is None
     for step in (8, 9, 10):
-        checkpoints.save(step, {"metrics": [step]})
+        checkpoints.save(Story(step, {"metrics": [step]}, NO_BEST))
     assert names(tmp_path) == ["step-10", "step-9"]
-    assert checkpoints.restore() == (10, {"metrics": [10]})
+    assert checkpoints.restore() == Story(10, {"metrics": [10]}, NO_BEST)
 
 
 def test_two_processes_take_the_same_checkpoint(tmp_path: Path):

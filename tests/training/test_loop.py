@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from stages.data.examples import Example, read_examples
 from stages.models.load import add_adapter, load_model, save_model
 from stages.rollout.sampler import Sampler
+from stages.training.evaluation import Evaluation
 from stages.training.step import NonFiniteError
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.data.tiny import tiny_tokenizer
@@ -52,10 +53,15 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too(tmp_path: Path):
 
 def test_evaluates_at_the_start_every_few_steps_and_at_the_end(tmp_path: Path):
     settings = settings_of("sft", max_steps=5, eval_steps=2)
-    memory = run(make("sft"), examples_of("sft"), settings, tmp_path, evaluate=lambda: {"eval/x": 1.0})
+    memory = run(
+        make("sft"), examples_of("sft"), settings, tmp_path, evaluate=lambda: Evaluation({"eval/x": 1.0})
+    )
     assert list(memory.curve("eval/x")) == [0, 2, 4, 5]
+    tenths = run(make("sft"), examples_of("sft"), settings_of("sft", max_steps=12, eval_steps=0.3), tmp_path / "tenths",
+                 evaluate=lambda: Evaluation({"eval/x": 1.0}))  # fmt: skip
+    assert list(tenths.curve("eval/x")) == [0, 4, 8, 12]  # 3.6 steps, rounded up
     only_ends = run(make("sft"), examples_of("sft"), settings_of("sft", max_steps=5), tmp_path,
-                    evaluate=lambda: {"eval/x": 1.0})  # fmt: skip
+                    evaluate=lambda: Evaluation({"eval/x": 1.0}))  # fmt: skip
     assert list(only_ends.curve("eval/x")) == [0, 5]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from stages.algorithms.base import WithReference
 from stages.data.examples import Example
 from stages.models.load import add_adapter
 from stages.models.logprobs import sequence_logprobs
+from stages.training.evaluation import LOSS, Evaluation
+from stages.training.heldout import mean_losses
 from stages.training.kept import KEPT, write_table
 from stages.training.order import step_batch, total_steps
 from stages.training.reference import CODE, fill_reference
@@ -51,7 +55,7 @@ class Counted:
 
     def fill(self, folder: Path) -> WithReference:
         assert isinstance(self.algorithm, WithReference)
-        fill_reference(self.algorithm, self.examples, self.settings, SEED, folder, Accelerator(cpu=True))
+        fill_reference(self.algorithm, self.examples, [], self.settings, SEED, folder, Accelerator(cpu=True))
         return self.algorithm
 
     def batches(self):
@@ -263,9 +267,29 @@ def test_no_second_model_is_made(tmp_path: Path):
     counted, found = Counted("dpo"), []
     before = models()
 
-    def evaluate() -> dict[str, float]:
+    def evaluate() -> Evaluation:
         found.append(models())
-        return {}
+        return Evaluation()
 
     run(counted.algorithm, counted.examples, counted.settings, tmp_path / "run", evaluate=evaluate)
     assert found == [before, before]
+
+
+@pytest.mark.parametrize(("name", "at_first"), [("dpo", math.log(2)), ("kto", 0.6)])
+def test_held_out_preferences_are_measured_against_the_same_reference(
+    name: str, at_first: float, tmp_path: Path
+):
+    """Policy and reference are one at step 0. kto: 6 good completions of weight 1 and 4 bad ones of 1.5, half of it
+    each."""
+    algorithm, examples = make(name), examples_of(name, 12)
+    held_out = algorithm.prepare(examples[8:], SEED)
+    evaluate = partial(mean_losses, algorithm, held_out, 4096)
+    memory = run(
+        algorithm, examples[:8], settings_of(name, max_steps=3, eval_steps=1), tmp_path / "run", evaluate=evaluate,
+        criterion=LOSS, held_out=held_out,
+    )  # fmt: skip
+    losses = memory.curve("eval/loss")
+    assert losses[0] == pytest.approx(at_first, rel=1e-5)
+    assert len(set(losses.values())) == 4  # the reference stays where it was
+    assert memory.outcome.value == min(losses.values())
+    assert all(math.isfinite(value) for value in memory.curve("train/loss").values())

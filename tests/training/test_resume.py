@@ -13,6 +13,7 @@ from stages.algorithms.base import Algorithm
 from stages.models.load import add_adapter, load_model, save_model
 from stages.models.one_backbone import attach_reward_model
 from stages.models.reward import RewardModel
+from stages.training.evaluation import Evaluation
 from tests.algorithms.tiny import ALGORITHMS, examples_of, make, settings_of
 from tests.data.tiny import tiny_tokenizer
 from tests.models.tiny import lora, shake, tiny_llama
@@ -53,11 +54,11 @@ def go(
 ) -> tuple[Algorithm, Memory | None]:
     calls = []
 
-    def evaluate() -> dict[str, float]:
+    def evaluate() -> Evaluation:
         calls.append(1)
         if len(calls) - 1 == dies_at:  # the first call is that of step 0
             raise Killed
-        return {"eval/calls": 1.0}
+        return Evaluation({"eval/calls": 1.0})
 
     settings = settings_of(name, **changes(name), eval_steps=1)
     try:

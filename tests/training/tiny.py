@@ -12,8 +12,11 @@ from accelerate import Accelerator
 from stages.algorithms.base import Algorithm
 from stages.data.examples import Example
 from stages.tracking.tracker import Event, Tracker
+from stages.training.answers import GOLD
+from stages.training.evaluation import Criterion, Evaluation, HeldOut
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
+from stages.training.outcome import Outcome
 
 
 class Memory:
@@ -21,6 +24,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.outcome: Outcome
 
     def write(self, event: Event) -> None:
         self.events.append(event)
@@ -36,14 +40,18 @@ class Memory:
 
 def run(
     algorithm: Algorithm, examples: Sequence[Example], settings: Any, folder: Path, *, save_steps: int = 1000,
-    evaluate: Callable[[], dict[str, float]] = dict,
+    evaluate: Callable[[], Evaluation] = Evaluation, criterion: Criterion = GOLD,
+    held_out: Sequence[Example] = (),
 ) -> Memory:  # fmt: skip
-    """Train to the end, or as far as `evaluate` lets it; returns what was logged."""
+    """Train to the end, or as far as `evaluate` lets it; returns what was logged, and what the run came to."""
     memory = Memory()
     references = folder.with_name(f"{folder.name}.reference")
     schedule = Schedule(seed=3, save_steps=save_steps, checkpoints=folder, references=references)
     with patch.object(
         Meter, "gemm_rate", 1e12
     ):  # half a second of products, which no test of the loop looks at
-        train(algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]), evaluate)
+        memory.outcome = train(
+            algorithm, examples, settings, schedule, Accelerator(cpu=True), Tracker([memory]),
+            HeldOut(criterion, evaluate, held_out),
+        )  # fmt: skip
     return memory

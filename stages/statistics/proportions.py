@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import copysign, inf, sqrt
 from statistics import NormalDist
 
-from stages.evaluation.interval import Interval
+from stages.statistics.interval import Interval
 
 HALVINGS = 50  # of [-1, 1]: to 2e-15
 

@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
 from stages.evaluation.bootstrap import Bootstrap
-from stages.evaluation.interval import Interval
-from stages.evaluation.proportions import tango, wilson
+from stages.statistics.interval import Interval
+from stages.statistics.proportions import tango, wilson
 
 
 def bounds(interval: Interval) -> tuple[float, float]:

@@ -1,0 +1,109 @@
+"""Which step is kept, and when training stops before its end: by evaluations alone, so that it can be tested by itself
+and is the same in every process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from stages.config.schema import TrainingSettings
+from stages.statistics.interval import Interval
+from stages.statistics.paired import paired_difference
+from stages.training.evaluation import Criterion, Evaluation
+from stages.training.outcome import CONFIDENCE, Outcome
+
+
+@dataclass(frozen=True)
+class Point:
+    """The choosing metric at one step; values and weights as in Evaluation."""
+
+    step: int
+    values: list[float]
+    weights: list[float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / sum(self.weights)
+
+    def less(self, other: Point) -> Interval:
+        """How much higher this one is, over the same examples."""
+        return paired_difference(self.values, other.values, self.weights, CONFIDENCE)
+
+
+class Selection:
+    """The first, the best and the last evaluation of a run.
+
+    `keep: last` goes to the end and keeps it: nothing stops it early.
+    """
+
+    def __init__(self, criterion: Criterion, settings: TrainingSettings) -> None:
+        self.criterion = criterion
+        self.keeps_best = settings.keep == "best"
+        self.patience = settings.early_stopping_patience
+        self.start: Point | None = None
+        self.best: Point | None = None
+        self.last: Point | None = None
+        self.without_improvement = 0  # evaluations in a row
+        self.stopped_early: str | None = None  # why
+
+    def update(self, step: int, evaluation: Evaluation) -> bool:
+        """Take an evaluation into account. Whether the weights as they are now are those to keep so far."""
+        if not evaluation.values:
+            return False
+        self.last = Point(step, list(evaluation.values), list(evaluation.weights))
+        self.start = self.start or self.last
+        if self.best is None or self._improves(self.last.mean, self.best.mean):
+            self.best, self.without_improvement = self.last, 0
+            return self.keeps_best
+        self.without_improvement += 1
+        if self.keeps_best:
+            self.stopped_early = self._reason(self.last, self.best)
+        return False
+
+    def _improves(self, mean: float, best: float) -> bool:
+        """By any amount, and whatever is a number improves on what is none."""
+        return isfinite(mean) and (not isfinite(best) or self.criterion.sign * (mean - best) > 0)
+
+    def _reason(self, last: Point, best: Point) -> str | None:
+        if self.criterion.stop_at_fall:
+            worst = last.less(best)["high" if self.criterion.greater_is_better else "low"]
+            if worst is not None and self.criterion.sign * worst < 0:
+                return f"it fell at step {last.step}"
+        if self.patience is not None and self.without_improvement >= self.patience:
+            return f"no better in {self.without_improvement} evaluations, by step {last.step}"
+        return None
+
+    @property
+    def best_step(self) -> int | None:
+        """Whose weights are kept on disk."""
+        return self.best.step if self.best and self.keeps_best else None
+
+    def outcome(self, last_step: int, total_steps: int) -> Outcome:
+        """What the run came to, once it is over."""
+        criterion, start = self.criterion, self.start
+        kept = self.best if self.keeps_best else self.last
+        if kept is None or start is None:
+            return Outcome(kept_step=last_step, last_step=last_step, total_steps=total_steps)
+        return Outcome(
+            metric=criterion.metric,
+            direction="maximize" if criterion.greater_is_better else "minimize",
+            kept_step=kept.step, last_step=last_step, total_steps=total_steps, stopped_early=self.stopped_early,
+            value=kept.mean, start_value=start.mean,
+            difference=kept.less(start) if kept.step != start.step else None,
+            n=len(kept.values),
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: all that later evaluations are compared with. `best_step` names the weights."""
+        return {
+            "start": self.start and asdict(self.start),
+            "best": self.best and asdict(self.best),
+            "without_improvement": self.without_improvement,
+            "best_step": self.best_step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.start, self.best = (state[name] and Point(**state[name]) for name in ("start", "best"))
+        self.without_improvement = state["without_improvement"]

@@ -44,15 +44,13 @@ def main(run: Stage) -> None:
     else:
         rows = load_rows(run, "prompt")
     held_out = load_rows(run, "prompt_test", settings.max_eval_samples)
-    verifier = run.config.data.verifier
-    judge = FunctionReward(verifier, tokenizer) if verifier else None
     algorithm = kind(settings, parts)
-    if judge:
+    if parts.verifier:
         log.info("eval/gold_accuracy while training: greedy answers to %d held-out prompts", len(held_out))
 
     run_training(
         run, algorithm, rows, settings, accelerator,
-        evaluate=partial(gold_accuracy, parts, held_out, judge, settings.max_new_tokens),
+        evaluate=partial(gold_accuracy, parts, held_out, parts.verifier, settings.max_new_tokens),
     )  # fmt: skip
 
     if run.is_main:
@@ -95,11 +93,14 @@ def make_parts(
         return LearnedReward(reward_model, settings.max_tokens, bf16=settings.bf16)
 
     weights = dict(run.config.rl[run.config.rl.algo].rewards)
+    name = run.config.data.verifier
+    verifier = FunctionReward(name, tokenizer) if name else None
     return Parts(
         policy=policy,
         eos_token_ids=base.stop_token_ids,
         dtype=dtype,
-        rewards=Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
+        rewards=Rewards.from_config(weights, verifier, tokenizer, learned),
+        verifier=verifier,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -19,13 +20,23 @@ from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
 from stages.data.positions import check_length, max_positions
 from stages.dispatch import entry
+from stages.evaluation.answer import Answer, RowLoss
 from stages.evaluation.bootstrap import Bootstrap
-from stages.evaluation.check import check_model, check_reward_model, read_stage_curves, read_tokenizer
+from stages.evaluation.check import (
+    check_model,
+    check_reward_model,
+    read_stage_curves,
+    read_stage_selection,
+    read_tokenizer,
+)
 from stages.evaluation.curves import Points, by_step
 from stages.evaluation.judge import Judge
+from stages.evaluation.labels import Metrics
 from stages.evaluation.measure import Measurer, Source
-from stages.evaluation.metrics import Answer, Metrics, RowLoss, flips, summarize
+from stages.evaluation.metrics import flips, summarize
+from stages.evaluation.overoptimisation import VERDICT
 from stages.evaluation.report import Report
+from stages.evaluation.reward_check import JUDGED, RewardCheck, check_reward
 from stages.evaluation.samples import sample_rows, write_csv, write_markdown
 from stages.evaluation.settings import EvaluateSettings
 from stages.models.reward_kinds import load_reward_model
@@ -34,6 +45,8 @@ from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
 from stages.tracking.redact import redact
 from stages.workspace import Stage
+
+log = logging.getLogger("stages.evaluate")  # not __name__: run as a program, that is __main__
 
 Row = TypeVar("Row")
 TRAINED = ("sft", "reward_model", "rl")
@@ -56,12 +69,16 @@ def evaluate(run: Stage) -> Metrics | None:
     check_length(lengths, max_positions(run.config.model))
     check_models(run)
     curves = read_stage_curves({stage: run.input(stage) for stage in TRAINED})
+    selection = read_stage_selection(run.input("rl"), "rl")
     answers, losses = measure(run, settings, prompts, demonstrations)
     if not run.is_main:
         return None
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, run.config.seed)
     metrics = summarize(answers, losses, bootstrap)
-    write(run, settings, metrics, prompts, answers, curves)
+    check = check_reward(metrics, answers, curves.get("rl", {}), selection, settings.confidence)
+    for sentence in check.sentences:
+        log.warning(sentence) if check.finding else log.info(sentence)
+    write(run, settings, metrics, prompts, answers, curves, check)
     return metrics
 
 
@@ -80,8 +97,9 @@ def write(
     prompts: Sequence[Example],
     answers: dict[str, list[Answer]],
     curves: dict[str, dict[str, Points]],
+    check: RewardCheck,
 ) -> None:
-    """metrics.json, samples, the report; and all of it to the tracker, which writes curves.csv."""
+    """metrics.json, verdict.json, samples, the report; and all of it to the tracker, which writes curves.csv."""
     samples = sample_rows(prompts, answers, settings.num_samples)
     page = Report(
         facts=facts(run.config, len(prompts)),
@@ -90,7 +108,9 @@ def write(
         samples=samples,
         flips=flips(answers["rl"], answers["sft"]),
         confidence=settings.confidence,
+        check=check,
     )
+    (run.output / VERDICT).write_text(json.dumps(check.as_json(), indent=2) + "\n")
     (run.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (run.output / "report.html").write_text(page.html(), encoding="utf-8")
     write_csv(run.output / "samples.csv", samples)
@@ -99,6 +119,8 @@ def write(
         run.tracker.log(row, step)
     for name, numbers in metrics.items():
         run.tracker.log_summary({f"eval/{name}/{key}": number["mean"] for key, number in numbers.items()})
+    if "reward_model_score" in metrics["rl"]:
+        run.tracker.log_summary(check.summary())
     held = run.input("prepare") / "prompt_test.jsonl"
     run.tracker.log_dataset("prompt_test", file_digest(held), len(prompts))
     run.tracker.log_table("samples", samples)
@@ -115,8 +137,10 @@ def measure(
     base = read_base_model(run.input("prepare"))
     sources = {
         "base": Source(base.path, base.revision, base.trust_remote_code),
-        "sft": Source(run.input("sft") / "model", None, base.trust_remote_code),
-        "rl": Source(run.input("rl") / "model", None, base.trust_remote_code),
+        **{
+            name: Source(run.input(name) / "model", None, base.trust_remote_code, settings.num_generations)
+            for name in JUDGED
+        },
     }
     measurer = Measurer(settings, base.stop_token_ids, run.config.seed, device)
     tokenizer = read_tokenizer(run.input("sft") / "model", "sft", base.trust_remote_code)

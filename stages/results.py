@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from stages.evaluation.labels import LABELS, bounds, number, verdict
-from stages.evaluation.metrics import MODELS, Metrics
+from stages.evaluation.labels import LABELS, MODELS, Metrics, bounds, number, verdict
+from stages.evaluation.overoptimisation import VERDICT
 from stages.statistics.interval import KINDS
 from stages.tables import open_console, print_rows
 from stages.tracking.settle import settle
@@ -45,12 +46,14 @@ def result_rows(metrics: Metrics) -> dict[str, dict[str, str]]:
     return rows
 
 
-def show(metrics: Metrics, console: Console) -> None:
-    """Print the table, what the differences say, and where to look next."""
+def show(metrics: Metrics, told: Sequence[str], console: Console) -> None:
+    """Print the table, what the differences say, what evaluate told of the reward, and where to look next."""
     print_rows(console, "Held-out prompts, mean and interval", result_rows(metrics))
     for pair, interval in metrics["paired"].items():
         name, other = pair.split("_minus_")
         console.print(verdict(name, other, interval))
+    for sentence in told:
+        console.print(f"[bold]{sentence}[/bold]")
     console.print(f"[dim]Intervals: {KINDS}[/dim]")
     console.print("\n[bold]Where to look next[/bold]")
     for name, where, what in NEXT:
@@ -64,6 +67,12 @@ def show_kept(folder: Path, console: Console) -> None:
             console.print(f"{stage}: {Outcome.read(folder / stage / SELECTION).sentence()}")
 
 
+def verdict_sentences() -> list[str]:
+    """What evaluate said of the reward; nothing where an older one wrote no such file."""
+    path = FOLDER / VERDICT
+    return json.loads(path.read_text())["sentences"] if path.exists() else []
+
+
 def main() -> int:
     """0, or 2 where nothing has been evaluated yet."""
     path = FOLDER / "metrics.json"
@@ -72,7 +81,7 @@ def main() -> int:
         return 2
     console = open_console()
     show_kept(FOLDER.parent, console)
-    show(json.loads(path.read_text()), console)
+    show(json.loads(path.read_text()), verdict_sentences(), console)
     settle(tracking_root() / ".spool", SETTLE)
     return 0
 

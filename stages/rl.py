@@ -57,7 +57,7 @@ def main(run: Stage) -> None:
     else:
         rows = load_rows(run, "prompt")
     algorithm = kind(settings, parts)
-    held_out = make_held_out(run, settings, algorithm, parts, tokenizer, pairs)
+    held_out = make_held_out(run, settings, algorithm, parts, pairs)
 
     outcome = run_training(run, algorithm, rows, settings, accelerator, held_out)
 
@@ -73,25 +73,22 @@ def main(run: Stage) -> None:
 
 
 def make_held_out(
-    run: Stage, settings: Any, algorithm: Algorithm, parts: Parts, tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[Example],
-) -> HeldOut:  # fmt: skip
+    run: Stage, settings: Any, algorithm: Algorithm, parts: Parts, pairs: Sequence[Example]
+) -> HeldOut:
     """Greedy answers to held-out prompts, judged by the verifier or else by the run's own rewards. Where there is
     neither, the loss on held-out preferences, `pairs`."""
-    verifier = run.config.data.verifier
-    if not verifier and not parts.rewards.sources:
+    if not parts.verifier and not parts.rewards.sources:
         examples = algorithm.prepare(pairs, run.config.seed) if len(pairs) > 1 else []
         evaluate = partial(mean_losses, algorithm, examples, settings.max_tokens)
         return HeldOut(replace(LOSS, stop_at_fall=True), evaluate, examples)
     prompts = load_rows(run, "prompt_validation", settings.max_eval_samples)
-    criterion = GOLD if verifier else REWARD
+    criterion = GOLD if parts.verifier else REWARD
     log.info("%s while training: greedy answers to %d held-out prompts", criterion.metric, len(prompts))
     if criterion is REWARD and REWARD_MODEL in parts.rewards.sources:
         log.info(
             "%s is what is trained on: it cannot show that the reward model is over-optimised", REWARD.metric
         )
-    judge = FunctionReward(verifier, tokenizer) if verifier else None
-    return HeldOut(criterion, partial(score_answers, parts, prompts, judge, settings.max_new_tokens))
+    return HeldOut(criterion, partial(score_answers, parts, prompts, settings.max_new_tokens))
 
 
 def make_parts(
@@ -125,11 +122,14 @@ def make_parts(
         return LearnedReward(reward_model, settings.max_tokens, bf16=settings.bf16)
 
     weights = dict(run.config.rl[run.config.rl.algo].rewards)
+    name = run.config.data.verifier
+    verifier = FunctionReward(name, tokenizer) if name else None
     return Parts(
         policy=policy,
         eos_token_ids=base.stop_token_ids,
         dtype=dtype,
-        rewards=Rewards.from_config(weights, run.config.data.verifier, tokenizer, learned),
+        rewards=Rewards.from_config(weights, verifier, tokenizer, learned),
+        verifier=verifier,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from stages.models.load import disable_dropout
 from stages.models.reference import Reference
-from stages.rewards.rewards import Rewards
+from stages.rewards.rewards import Reward, Rewards
 from stages.rollout.sampler import Sampler
 
 
@@ -23,6 +23,7 @@ class Parts:
     eos_token_ids: Sequence[int]
     dtype: torch.dtype  # that products are computed in, of training and sampling
     rewards: Rewards
+    verifier: Reward | None = None  # of data.verifier: says which completions are right, a reward or not
 
     def __post_init__(self) -> None:
         disable_dropout(self.policy)  # of adapters too, which sft and the reward model may train with

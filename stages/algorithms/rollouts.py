@@ -15,6 +15,8 @@ from stages.algorithms.batch import Batch
 from stages.algorithms.parts import Parts
 from stages.config.schema import OnlineSettings
 from stages.distributed import sum_over_ranks
+from stages.rewards.ranking import agreement, right_wrong_pairs
+from stages.rewards.rewards import as_tensor, full_marks
 
 
 class Rollouts(NamedTuple):
@@ -47,11 +49,31 @@ def roll_out(algorithm: Algorithm, parts: Parts, batch: Batch, settings: OnlineS
     for name, part in rewards.parts.items():
         algorithm.observe(f"objective/rewards/{name}", part)
     algorithm.observe("objective/scores", scores)
+    if parts.verifier is not None:
+        verified = parts.rewards.part_of(parts.verifier, rewards)
+        if verified is None:
+            verified = as_tensor(parts.verifier(batch.examples, trees))
+        observe_gold(algorithm, scores, full_marks(verified.to(device)), settings.num_generations)
     algorithm.observe("rollout/length", lengths)
     algorithm.observe("rollout/no_eos_share", ~finished)
     padded = pad_sequence(logprobs, batch_first=True)
     mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
     return Rollouts(Batch(batch.examples, trees), padded, mask, scores)
+
+
+def observe_gold(
+    algorithm: Algorithm, scores: Float[Tensor, " batch"], right: Bool[Tensor, " batch"], num_generations: int
+) -> None:
+    """What the verifier says of the completions that the policy is about to learn from, and of their scores.
+
+    The scores are those that the algorithm climbs, `missing_eos_penalty` included: `objective/scores` is their mean
+    over right and wrong completions. `objective/reward_accuracy` is over the pairs of every rank.
+    """
+    algorithm.observe("objective/gold_accuracy", right)
+    algorithm.observe("objective/scores_right", scores[right])
+    algorithm.observe("objective/scores_wrong", scores[~right])
+    pairs = right_wrong_pairs(scores.view(-1, num_generations), right.view(-1, num_generations))
+    algorithm.observe("objective/reward_accuracy", agreement(pairs.margins))
 
 
 def mean_length(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, " batch"]:

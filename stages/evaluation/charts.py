@@ -28,21 +28,23 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def interval_chart(intervals: Mapping[str, Interval], share: bool) -> str:
-    """One line per model: a dot at the mean, a bar over the interval."""
+def interval_chart(
+    intervals: Mapping[str, Interval], share: bool, colors: Mapping[str, str] = COLORS, width: float = 6.2
+) -> str:
+    """One line per model, or by another name: a dot at the mean, a bar over the interval. `width` is in inches."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "intervals"}):
-        figure = Figure(figsize=(6.2, 0.5 + 0.52 * len(intervals)), layout="constrained")
+        figure = Figure(figsize=(width, 0.5 + 0.52 * len(intervals)), layout="constrained")
         axes = figure.add_subplot()
         scale = 100 if share else 1
         for row, (name, interval) in enumerate(intervals.items()):
             mean, low, high = scale * interval["mean"], interval["low"], interval["high"]
             if low is not None and high is not None:
                 ends = [scale * low, scale * high]
-                axes.plot(ends, [row, row], color=COLORS[name], lw=7, alpha=0.28, solid_capstyle="round")
-            axes.plot([mean], [row], "o", color=COLORS[name], ms=9)
+                axes.plot(ends, [row, row], color=colors[name], lw=7, alpha=0.28, solid_capstyle="round")
+            axes.plot([mean], [row], "o", color=colors[name], ms=9)
             axes.annotate(
                 f"{mean:.1f}" if share else f"{mean:.2f}", (mean, row), (0, 9), textcoords="offset points",
-                ha="center", color=COLORS[name], weight="bold",
+                ha="center", color=colors[name], weight="bold",
             )  # fmt: skip
         axes.set_yticks(range(len(intervals)), list(intervals))
         axes.set_ylim(len(intervals) - 0.5, -0.75)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.data.tokenizers import load_tokenizer
 from stages.evaluation.curves import Points, stage_curves
+from stages.evaluation.selection import FILE, Selection, read_selection
 from stages.models.reward_kinds import REWARD_MODELS
 
 
@@ -61,6 +62,14 @@ def read_stage_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, Points
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise UserError(f"{folder / 'curves.csv'} is damaged: {remedy_of(stage)}") from error
     return found
+
+
+def read_stage_selection(folder: Path, stage: str) -> Selection | None:
+    """Which checkpoint a stage kept, if it says so. Raises UserError where that is damaged."""
+    try:
+        return read_selection(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / FILE} is damaged: {remedy_of(stage)}") from error
 
 
 def read_tokenizer(folder: Path, stage: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

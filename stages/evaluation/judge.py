@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.data.examples import Example
+from stages.evaluation.answer import Answer, Sample
 from stages.evaluation.measure import Measured
-from stages.evaluation.metrics import Answer
 from stages.rewards.functions import FunctionReward
 from stages.rewards.learned import LearnedReward
 from stages.rewards.rewards import gold
 from stages.rewards.scores import check_finite
+from stages.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Judge:
     reward_model: LearnedReward | None
 
     def __call__(self, prompts: Sequence[Example], measured: Measured, kl: Sequence[float]) -> list[Answer]:
-        """One Answer per prompt; `kl` is that of the samples."""
+        """One Answer per prompt; `kl` is the mean over a prompt's samples."""
         trees = [rollout.tree for rollout in measured.answers]
         if not trees:
             return []
@@ -34,7 +36,9 @@ class Judge:
         scores = unknown if self.reward_model is None else self.reward_model(trees)
         check_finite("reward_model", scores, prompts, trees, self.tokenizer)
         _, mask, entropy = measured.logprobs
-        entropies, tokens = (entropy * mask).sum(1).tolist(), mask.sum(1).tolist()
+        entropies = measured.by_prompt((entropy * mask).sum(1)).sum(1).tolist()
+        tokens = measured.by_prompt(mask.sum(1)).sum(1).tolist()
+        samples = self.judge_samples(prompts, measured.samples)
         ids = [tree.completions[0].input_ids for tree in trees]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [
@@ -47,6 +51,17 @@ class Judge:
                 kl=kl[i],
                 entropy=entropies[i],
                 tokens=tokens[i],
+                samples=samples[i],
             )
             for i, rollout in enumerate(measured.answers)
         ]
+
+    def judge_samples(self, prompts: Sequence[Example], trees: Sequence[Tree]) -> list[tuple[Sample, ...]]:
+        """What both say of each sample, prompt by prompt; nothing where one of them is not there."""
+        if self.verifier is None or self.reward_model is None:
+            return [()] * len(trees)
+        rewards = self.reward_model.raw(trees)
+        check_finite("reward_model", rewards, prompts, trees, self.tokenizer)
+        golds = gold(self.verifier, prompts, trees).tolist()
+        judged = map(Sample, golds, rewards)
+        return [tuple(islice(judged, len(tree.completions))) for tree in trees]

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from stages.statistics.interval import Interval
 
+MODELS = ("base", "sft", "rl")
+Metrics = dict[str, dict[str, Interval]]  # metrics.json
+
 
 class Label(NamedTuple):
     """A metric's name for people, what it is, and whether it is a share."""
@@ -23,6 +26,22 @@ LABELS = (
     Label(
         "reward_model_score", "Reward-model score", "0 and 1: mean and deviation on preference data", False
     ),
+    Label(
+        "reward_model_score_right", "Score of right answers", "reward model, answers that are right", False
+    ),
+    Label(
+        "reward_model_score_wrong",
+        "Score of wrong answers",
+        "the same of wrong ones: is to stay below",
+        False,
+    ),
+    Label(
+        "reward_accuracy",
+        "Reward accuracy",
+        "right above wrong, in pairs of samples of a prompt; 50 % is chance",
+        True,
+    ),
+    Label("calibration_error", "Calibration error", "of the reward model's certainty, on these pairs", True),
     Label("kl_k1", "KL to sft", "nats per completion, k1 estimator, own samples", False),
     Label("entropy", "Entropy", "nats per token, own samples", False),
     Label("mean_length", "Length", "tokens per answer", False),

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 from stages.data.examples import Example
-from stages.evaluation.metrics import RowLoss
+from stages.evaluation.answer import RowLoss
 from stages.evaluation.settings import EvaluateSettings
 from stages.losses.kl import k1
 from stages.models.load import load_model
@@ -25,22 +26,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder or a hub id, and what `from_pretrained` needs beside it."""
+    """Where a model is: a folder or a hub id, and what `from_pretrained` needs beside it; and how many samples of it
+    are taken of each prompt."""
 
     path: str | Path
     revision: str | None = None
     trust_remote_code: bool = False
+    num_generations: int = 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on all prompts: its answers, its samples at temperature 1 with the log-probabilities it gives
-    them, and its loss on the demonstrations."""
+    """One model on all prompts: its answers, `num_generations` samples of each at temperature 1 with the
+    log-probabilities it gives them, and its loss on the demonstrations."""
 
     answers: list[Rollout]
+    num_generations: int
     samples: list[Tree]
     logprobs: TokenLogprobs
     losses: list[RowLoss]
+
+    def by_prompt(self, values: Shaped[Tensor, " batch"]) -> Shaped[Tensor, "prompts samples"]:
+        """One value per sample, a row per prompt: samples of one prompt are no independent evidence."""
+        return values.view(-1, self.num_generations)
 
 
 class Measurer:
@@ -68,14 +76,18 @@ class Measurer:
                 source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
             )
             model = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
-            measured[name] = self.policy(model, prompts, demonstrations)
+            measured[name] = self.policy(model, prompts, demonstrations, source.num_generations)
             if name == "sft":
                 kl = {other: self.kl(model, found) for other, found in measured.items()}
             del model  # before the next one is loaded
         return {name: measured[name] for name in sources}, kl
 
     def policy(
-        self, model: nn.Module, prompts: Sequence[Example], demonstrations: Sequence[Example]
+        self,
+        model: nn.Module,
+        prompts: Sequence[Example],
+        demonstrations: Sequence[Example],
+        num_generations: int,
     ) -> Measured:
         """One model's answers, samples and losses."""
         ids = [example.tree.prompt.input_ids for example in prompts]
@@ -85,12 +97,13 @@ class Measurer:
         answers: list[Rollout] = []
         samples: list[Tree] = []
         if ids:  # of fewer rows than processes some have none
-            answers = sampler.sample(ids, 1, self.settings.max_new_tokens, self.settings.temperature)
-            samples = [rollout.tree for rollout in sampler.sample(ids, 1, self.settings.max_new_tokens, 1.0)]
+            longest = self.settings.max_new_tokens
+            answers = sampler.sample(ids, 1, longest, self.settings.temperature)
+            samples = [rollout.tree for rollout in sampler.sample(ids, num_generations, longest, 1.0)]
         logprobs, mask, _ = self.score(model, [example.tree for example in demonstrations])
         totals, tokens = -(logprobs * mask).sum(1), mask.sum(1)
         losses = [RowLoss(*row) for row in zip(totals.tolist(), tokens.tolist(), strict=True)]
-        return Measured(answers, samples, self.score(model, samples), losses)
+        return Measured(answers, num_generations, samples, self.score(model, samples), losses)
 
     @torch.no_grad()
     def score(self, model: nn.Module, trees: Sequence[Tree]) -> TokenLogprobs:
@@ -102,7 +115,8 @@ class Measurer:
             return completion_logprobs(model, trees, max_tokens=self.settings.max_tokens)
 
     def kl(self, reference: nn.Module, measured: Measured) -> list[float]:
-        """k1 of each sample against the reference, in nats, summed over its tokens."""
+        """k1 against the reference, in nats, summed over the tokens of a sample: of each prompt the mean over its
+        samples."""
         theirs = self.score(reference, measured.samples).logprobs
         ours, mask, _ = measured.logprobs
-        return (k1(ours, theirs) * mask).sum(1).tolist()
+        return measured.by_prompt((k1(ours, theirs) * mask).sum(1)).mean(1).tolist()

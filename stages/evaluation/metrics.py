@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 
+from stages.evaluation.answer import Answer, RowLoss
 from stages.evaluation.bootstrap import Bootstrap
+from stages.evaluation.labels import Metrics
+from stages.evaluation.reward_metrics import reward_metrics
 from stages.statistics.interval import Interval
 from stages.statistics.proportions import tango, wilson
 
 log = logging.getLogger(__name__)
-
-MODELS = ("base", "sft", "rl")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one model did with one prompt.
-
-    Of its answer at evaluate.temperature: completion, length (tokens), no_eos (1 where it did not end), gold
-    (1 right, 0 wrong; None without a verifier), reward_model_score (None without a reward model). Of a sample
-    at temperature 1: kl (k1 against the sft model, nats, summed over tokens), entropy (nats, summed), tokens.
-    """
-
-    completion: str
-    length: int
-    no_eos: float
-    gold: float | None
-    reward_model_score: float | None
-    kl: float
-    entropy: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class RowLoss:
-    """Negative log-likelihood of one held-out demonstration: its sum in nats, and its tokens."""
-
-    total: float
-    tokens: int
-
-
-Metrics = dict[str, dict[str, Interval]]
 
 
 def summarize(
@@ -51,7 +21,8 @@ def summarize(
 ) -> Metrics:
     """Every metric of every model with its interval; one that was not measured is left out, not null.
 
-    `paired` holds the differences of accuracy over the same prompts, and rl's `win_rate` is over sft.
+    `paired` holds the differences of accuracy over the same prompts, `paired_reward` that of the reward model's score,
+    and rl's `win_rate` is over sft.
     """
     metrics = {name: model_metrics(answers[name], losses[name], bootstrap) for name in answers}
     wins = win_rates(answers["rl"], answers["sft"])
@@ -64,6 +35,10 @@ def summarize(
         if ours is not None and theirs is not None:
             found = difference(ours, theirs, bootstrap.confidence)
             metrics["paired"][f"{name}_minus_{other}"] = found
+    ours, theirs = (known([a.reward_model_score for a in answers[name]]) for name in ("rl", "sft"))
+    if ours is not None and theirs is not None:
+        risen = bootstrap.mean([a - b for a, b in zip(ours, theirs, strict=True)])
+        metrics["paired_reward"] = {"rl_minus_sft": risen}
     return {name: finite(name, found) for name, found in metrics.items()}
 
 
@@ -85,7 +60,7 @@ def model_metrics(
     gold = known([answer.gold for answer in answers])
     if gold is not None:
         metrics = {"gold_accuracy": share(gold, bootstrap.confidence)} | metrics
-    return metrics
+    return metrics | reward_metrics(answers, bootstrap)
 
 
 def share(values: Sequence[float], confidence: float) -> Interval:

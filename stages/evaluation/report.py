@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.evaluation.charts import COLORS, curve_chart, interval_chart
 from stages.evaluation.curves import Points, panels, split_panels
-from stages.evaluation.labels import LABELS, bounds, number, verdict
-from stages.evaluation.metrics import MODELS, Metrics
+from stages.evaluation.labels import LABELS, MODELS, Metrics, bounds, number, verdict
+from stages.evaluation.reward_check import RewardCheck
+from stages.evaluation.reward_section import reward_section
 from stages.evaluation.text import visible
 from stages.statistics.interval import KINDS
 
@@ -35,6 +36,7 @@ class Report:
     samples: Sequence[Mapping[str, Any]]
     flips: Mapping[str, int] | None
     confidence: float
+    check: RewardCheck
 
     def html(self) -> str:
         """The page."""
@@ -51,6 +53,8 @@ class Report:
             models=MODELS,
             colors=COLORS,
             headline=self._headline(),
+            warning=self.check.finding.sentence if self.check.finding else None,
+            reward=reward_section(self.metrics, self.curves, self.check),
             rows=self._rows(),
             stages=self._stages(),
             samples=[{key: shown(value) for key, value in row.items()} for row in self.samples],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.data.examples import Example
-from stages.evaluation.metrics import Answer
+from stages.evaluation.answer import Answer
 from stages.evaluation.text import markdown_cell
 
 

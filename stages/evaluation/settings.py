@@ -12,6 +12,7 @@ class EvaluateSettings(Settings):
 
     num_prompts: int | None = Field(ge=1)
     temperature: float = Field(ge=0)
+    num_generations: int = Field(ge=1)
     max_new_tokens: int = Field(ge=1)
     max_tokens: int = Field(ge=1)
     bf16: Bf16

@@ -21,3 +21,9 @@ class LearnedReward:
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             return self.model.score(trees, self.max_tokens).float().tolist()
+
+    def raw(self, trees: Sequence[Tree]) -> list[float]:
+        """Scores without the normalisation: their differences are the log-odds that the model was trained to give
+        (Bradley and Terry 1952)."""
+        config = self.model.config
+        return [score * config.reward_std + config.reward_mean for score in self(trees)]

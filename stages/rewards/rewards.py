@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -52,11 +52,14 @@ class Rewards:
     def from_config(
         cls,
         weights: Mapping[str, float],
-        verifier: str | None,
+        verifier: FunctionReward | None,
         tokenizer: PreTrainedTokenizerBase,
         load_learned: Callable[[], LearnedReward],
     ) -> Rewards:
-        """Build what has a weight other than 0; `load_learned` is called only if the reward model is among them."""
+        """Build what has a weight other than 0; `load_learned` is called only if the reward model is among them.
+
+        `verifier` is that of data.verifier, by whichever of its names it is a reward.
+        """
 
         def build(name: str) -> Reward:
             if name == REWARD_MODEL:
@@ -65,8 +68,8 @@ class Rewards:
             if name == VERIFIER:
                 if verifier is None:
                     raise UserError("the reward 'verifier' has a weight, but data.verifier is null")
-                return FunctionReward(verifier, tokenizer)
-            return FunctionReward(name, tokenizer)
+                return verifier
+            return verifier if verifier and name == verifier.name else FunctionReward(name, tokenizer)
 
         used = {name: float(weight) for name, weight in weights.items() if weight != 0}
         return cls({name: build(name) for name in used}, used, tokenizer)
@@ -86,10 +89,19 @@ class Rewards:
         check_finite("sum of all", total.tolist(), examples, trees, self.tokenizer)
         return RewardBatch(total, parts)
 
+    def part_of(self, source: Reward, batch: RewardBatch) -> Float[Tensor, " batch"] | None:
+        """What `source` gave to the completions of `batch`, if it is one of the rewards."""
+        return next((batch.parts[name] for name, used in self.sources.items() if used is source), None)
+
 
 def gold(verifier: Reward, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"]:
-    """1 where the verifier gives full marks, else 0: partial credit is no right answer."""
-    return (as_tensor(verifier(examples, trees)) >= 1.0).float()
+    """1 where the verifier gives full marks, else 0."""
+    return full_marks(as_tensor(verifier(examples, trees))).float()
+
+
+def full_marks(scores: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+    """What a verifier calls right: partial credit is no right answer, and neither is NaN, where it does not apply."""
+    return scores >= 1.0
 
 
 def as_tensor(scores: Sequence[float | None]) -> Float[Tensor, " batch"]:

@@ -6,27 +6,25 @@ from collections.abc import Sequence
 
 from stages.algorithms.parts import Parts
 from stages.data.examples import Example
-from stages.rewards.rewards import Reward, gold
+from stages.rewards.rewards import gold
 from stages.training.evaluation import Criterion, Evaluation
 
 GOLD = Criterion("eval/gold_accuracy", greater_is_better=True, stop_at_fall=True)
 REWARD = Criterion("eval/reward", greater_is_better=True, stop_at_fall=True)
 
 
-def score_answers(
-    parts: Parts, examples: Sequence[Example], verifier: Reward | None, max_new_tokens: int
-) -> Evaluation:
+def score_answers(parts: Parts, examples: Sequence[Example], max_new_tokens: int) -> Evaluation:
     """eval/gold_accuracy: the share that the verifier accepts, which chooses where there is a verifier, for a training
     reward can be gamed. eval/reward: the mean of the weighted sum of rewards, where the algorithm has any, without
     penalties. Nothing, and no sampler, where neither is there."""
-    if not examples or (verifier is None and not parts.rewards.sources):
+    if not examples or (parts.verifier is None and not parts.rewards.sources):
         return Evaluation()
     prompts = [example.tree.prompt.input_ids for example in examples]
     rollouts = parts.sampler.sample(prompts, 1, max_new_tokens, temperature=0.0)
     trees = [rollout.tree for rollout in rollouts]
     values: dict[str, list[float]] = {}
-    if verifier is not None:
-        values[GOLD.metric] = gold(verifier, examples, trees).tolist()
+    if parts.verifier is not None:
+        values[GOLD.metric] = gold(parts.verifier, examples, trees).tolist()
     if parts.rewards.sources:
         values[REWARD.metric] = parts.rewards(examples, trees).total.tolist()
     means = {name: sum(scores) / len(scores) for name, scores in values.items()}

@@ -6,8 +6,9 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from stages.evaluation.measure import Measurer, Source
 from stages.evaluation.settings import EvaluateSettings
 from stages.results import show
 from stages.rewards.functions import FunctionReward
+from stages.rewards.learned import LearnedReward
 from stages.tracking.curves import Curves
 from stages.tracking.tracker import Tracker
 from stages.trees import Node, Tree
@@ -125,9 +127,13 @@ def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
         "gold_accuracy": 0.5, "reward_model_score": 0.5, "kl_k1": 0.0, "mean_length": 4.0,
         "no_eos_share": 1.0, "entropy": spread, "sft_loss": spread,
     }  # fmt: skip
+    # the reward model says the same of everything
+    uniform |= {"reward_model_score_right": 0.5, "reward_model_score_wrong": 0.5}
     assert means["sft"] == uniform
     assert means["rl"] == uniform | {"win_rate": 0.5}
     assert means["paired"] == {"sft_minus_base": 0.5, "rl_minus_sft": 0.0}
+    assert means["paired_reward"] == {"rl_minus_sft": 0.0}
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == {"finding": None, "sentences": []}
     # A sharp model: far from uniform, sure of itself, and wrong about the demonstrations.
     assert means["base"]["kl_k1"] > 4 and means["base"]["entropy"] < 2
     assert means["base"]["sft_loss"] > LOG_VOCABULARY
@@ -162,7 +168,7 @@ def test_the_same_seed_writes_the_same_bytes(project: Path, tmp_path: Path) -> N
         evaluate(run)
         run.tracker.finish()
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["curves.csv", "metrics.json", "report.html", "samples.csv", "samples.md"]
+    assert files == ["curves.csv", "metrics.json", "report.html", "samples.csv", "samples.md", "verdict.json"]
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -177,6 +183,31 @@ def test_without_reward_model_or_verifier_their_numbers_are_left_out(project: Pa
     assert set(metrics["rl"]) == {"kl_k1", "entropy", "mean_length", "no_eos_share", "sft_loss"}
     assert metrics["paired"] == {}
     assert "Held-out sft loss" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_which_step_was_kept_is_read_and_told(
+    project: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rl = tmp_path / "project" / "rl"
+    shutil.copytree(project, tmp_path / "project")
+    (rl / "curves.csv").write_text("step,eval/gold_accuracy,eval/reward\n0,0.5,0.1\n10,0.6,0.5\n20,0.2,0.8\n")
+    (rl / "selection.json").write_text(
+        json.dumps(
+            {
+                "metric": "eval/gold_accuracy", "direction": "max", "kept_step": 10, "last_step": 20,
+                "total_steps": 40, "stopped_early": True, "value": 0.6, "start_value": 0.5,
+                "difference": {"mean": 0.1, "low": -0.02, "high": 0.2}, "n": 100,
+            }
+        )
+    )  # fmt: skip
+    evaluate(stage(tmp_path / "project", tmp_path / "out"))
+    told = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert told["finding"] == "over-optimisation" and len(told["sentences"]) == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    for sentence in told["sentences"]:
+        assert sentence in page and sentence in caplog.text
+    assert page.count(told["sentences"][0]) == 2  # beside the headline, and in the section
+    assert "Is the reward still right?" in page and "kept: 10" in page
 
 
 def test_a_verifier_that_the_data_cannot_feed(project: Path, tmp_path: Path) -> None:
@@ -205,6 +236,39 @@ def test_a_process_without_rows_measures_nothing_and_takes_part(project: Path) -
     assert judge([], measured["rl"], kl["rl"]) == []
 
 
+class FirstToken(LearnedReward):
+    """A reward that is a completion's first token, normalised with mean 1 and deviation 2."""
+
+    def __init__(self) -> None:
+        config = SimpleNamespace(reward_mean=1.0, reward_std=2.0)
+        self.model = SimpleNamespace(config=config)  # type: ignore[assignment]
+
+    def __call__(self, trees: Sequence[Tree]) -> list[float]:
+        return [(float(node.input_ids[0]) - 1) / 2 for tree in trees for node in tree.completions]
+
+
+def test_samples_of_a_prompt_stay_together(project: Path) -> None:
+    settings = read(compose_config(OVERRIDES), "evaluate", EvaluateSettings)
+    measurer = Measurer(settings, [EOS_ID], 0, torch.device("cpu"))
+    sources = {
+        "rl": Source(project / "rl" / "model", num_generations=3),
+        "sft": Source(project / "sft" / "model"),
+    }
+    prompts = [example(i, None) for i in range(2)]
+    measured, kl = measurer.policies(sources, prompts, [])
+    found = measured["rl"]
+    assert [len(tree.completions) for tree in found.samples] == [3, 3] and len(kl["rl"]) == 2
+    assert kl["rl"] == [0.0, 0.0]  # both are uniform
+    answers = Judge(TOKENIZER, FunctionReward("exact", TOKENIZER), FirstToken())(prompts, found, kl["rl"])
+    for answer, tree in zip(answers, found.samples, strict=True):
+        assert [sample.reward for sample in answer.samples] == [
+            node.input_ids[0] for node in tree.completions
+        ]
+        assert answer.tokens == sum(len(node.input_ids) for node in tree.completions)
+        assert answer.entropy == pytest.approx(answer.tokens * LOG_VOCABULARY, rel=1e-5)
+    assert Judge(TOKENIZER, None, FirstToken())(prompts, found, kl["rl"])[0].samples == ()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -213,6 +277,7 @@ def test_a_process_without_rows_measures_nothing_and_takes_part(project: Path) -
             "curves.csv is damaged",
         ),
         (lambda root: (root / "rl" / "curves.csv").write_text("train/loss\n2.0\n"), "curves.csv is damaged"),
+        (lambda root: (root / "rl" / "selection.json").write_text("{}"), "selection.json is damaged"),
         (lambda root: shutil.rmtree(root / "rl" / "model"), "rl is no output of rl: it has no model"),
         (lambda root: cut(root / "rl" / "model" / "model.safetensors"), "model.safetensors is damaged"),
         (
@@ -253,7 +318,8 @@ def test_the_results_are_printed(project: Path, tmp_path: Path) -> None:
     metrics = evaluate(stage(project, tmp_path / "out"))
     assert metrics is not None
     console = Console(width=120, file=io.StringIO(), record=True)
-    show(metrics, console)
+    show(metrics, ["rl keeps step 2 of 4."], console)
     text = console.export_text()
     assert "Wilson's score interval" in text and "Tango's" in text
     assert "Gold accuracy" in text and "50.0 %" in text and "make ui" in text
+    assert "rl keeps step 2 of 4." in text

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from stages.data.examples import Example
+from stages.evaluation.answer import Answer, RowLoss
 from stages.evaluation.bootstrap import Bootstrap
 from stages.evaluation.labels import bounds, number, verdict
-from stages.evaluation.metrics import Answer, RowLoss, flips, summarize, win_rates
+from stages.evaluation.metrics import flips, summarize, win_rates
 from stages.evaluation.samples import sample_rows, write_csv, write_markdown
 from stages.trees import Node, Tree
 
@@ -18,7 +19,15 @@ BOOTSTRAP = Bootstrap(1000, 0.95, 1)
 
 def answer(gold: float | None, score: float | None = None, text: str = "3") -> Answer:
     return Answer(
-        text, length=2, no_eos=0.0, gold=gold, reward_model_score=score, kl=0.5, entropy=3.0, tokens=4
+        text,
+        length=2,
+        no_eos=0.0,
+        gold=gold,
+        reward_model_score=score,
+        kl=0.5,
+        entropy=3.0,
+        tokens=4,
+        samples=(),
     )
 
 
@@ -80,7 +89,9 @@ def test_what_is_not_finite_is_left_out_and_told(caplog: pytest.LogCaptureFixtur
     metrics = summarize(answers, LOSSES, BOOTSTRAP)
     assert "kl_k1" in metrics["sft"] and "reward_model_score" in metrics["base"]
     assert "kl_k1" not in metrics["rl"] and "reward_model_score" not in metrics["rl"]
-    assert "rl: reward_model_score, kl_k1 is not finite on some prompt" in caplog.text
+    assert (
+        "rl: reward_model_score, kl_k1, reward_model_score_right is not finite on some prompt" in caplog.text
+    )
     assert win_rates([answer(None, math.nan)], [answer(None, 1.0)]) is None  # and not a tie
 
 

@@ -106,7 +106,7 @@ TREES = [tree([1, 0], [2, 0]), tree([1, 2, 0])]  # "1", "2" for the first prompt
 @pytest.mark.usefixtures("own")
 def test_the_weighted_sum_and_its_parts(tokenizer: PreTrainedTokenizerFast) -> None:
     weights = {"verifier": 2.0, "own_rewards:length": 0.5, "own_rewards:sometimes": 1.0, "reward_model": 0.0}
-    rewards = Rewards.from_config(weights, "numeric", tokenizer, no_reward_model)
+    rewards = Rewards.from_config(weights, FunctionReward("numeric", tokenizer), tokenizer, no_reward_model)
     batch = rewards(EXAMPLES, TREES)
     assert batch.parts["verifier"].tolist() == [1.0, 0.0, 1.0]
     assert batch.parts["own_rewards:length"].tolist() == [1.0, 1.0, 2.0]

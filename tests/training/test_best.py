@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,7 +183,9 @@ def test_a_kill_while_the_best_is_written_leaves_the_one_before(
 
     with monkeypatch.context() as patched:
         patched.setattr(whole, "seal", killed)
-        patched.setattr(whole.shutil, "rmtree", lambda *_, **__: None)  # a dead process tidies nothing
+        patched.setattr(
+            whole, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None)
+        )  # the dead tidy nothing
         sft.run(tmp_path / "run")
     assert names(tmp_path / "run") == ["best-1", "partial-best-5", "step-2", "step-4"]
     assert same(sft.run(tmp_path / "run")[0], sft.states[5])

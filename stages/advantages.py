@@ -42,6 +42,17 @@ def gae(
     return advantages
 
 
+def center(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "prompts group"]:
+    """Less the mean of the group: what a reward owes to the prompt alone says nothing about its completions.
+
+    A baseline that needs no value model, as in Kool et al. 2019; the mean holds the completion's own reward too, which
+    scales all advantages of groups of G by (G - 1) / G. A group of one, or one whose rewards are all equal, gets 0.
+    """
+    centered = rewards - rewards.mean(1, keepdim=True)
+    # The mean of equal numbers is rounded, and a division by a deviation of 0 would make an advantage of that.
+    return centered.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
+
+
 def group_relative(
     rewards: Float[Tensor, "prompts group"], *, eps: float = 1e-4, scale: bool = True
 ) -> Float[Tensor, "prompts group"]:
@@ -50,9 +61,7 @@ def group_relative(
     The standard deviation is the unbiased one, as in TRL; a group of one, or one whose rewards are all equal, gets 0.
     `scale=False` leaves out the division: Liu et al. 2025 (Dr. GRPO), equation 3.
     """
-    centered = rewards - rewards.mean(1, keepdim=True)
-    # The mean of equal numbers is rounded: the division by eps would make an advantage of that.
-    centered = centered.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
+    centered = center(rewards)
     if not scale or rewards.shape[1] == 1:
         return centered
     return centered / (rewards.std(1, keepdim=True) + eps)

@@ -6,7 +6,7 @@ import torch
 from scipy.signal import lfilter
 from scipy.stats import zscore
 
-from stages.advantages import gae, group_relative, token_rewards, whiten, whiten_about_mean
+from stages.advantages import center, gae, group_relative, token_rewards, whiten, whiten_about_mean
 
 
 def alone(values: torch.Tensor) -> torch.Tensor:
@@ -58,6 +58,12 @@ def test_gae_with_lambda_1_is_return_minus_value_and_equals_a_linear_filter():
     deltas = rewards + 0.97 * np.c_[values[:, 1:], np.zeros(3)] - values
     filtered = lfilter([1], [1, -0.97 * 0.9], deltas[:, ::-1], axis=1)[:, ::-1]
     np.testing.assert_allclose(gae(*tensors, mask, gamma=0.97, gae_lambda=0.9), filtered)
+
+
+def test_center_by_hand():
+    centered = center(torch.tensor([[1.0, 3.0, 8.0], [0.1, 0.1, 0.1], [-2.0, -2.0, 1.0]]))
+    assert centered.tolist() == [[-3.0, -1.0, 4.0], [0.0, 0.0, 0.0], [-1.0, -1.0, 2.0]]
+    assert center(torch.tensor([[5.0]])).tolist() == [[0.0]]
 
 
 def test_group_relative_by_hand():

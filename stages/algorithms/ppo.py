@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stages.advantages import gae, token_rewards, whiten, whiten_about_mean
+from stages.advantages import center, gae, token_rewards, whiten, whiten_about_mean
 from stages.algorithms.base import Algorithm, Loss
 from stages.algorithms.batch import Batch
 from stages.algorithms.minibatches import Minibatches
@@ -37,6 +37,15 @@ class Settings(OnlineSettings):
     gamma: float = Field(gt=0, le=1)
     gae_lambda: float = Field(ge=0, le=1)
     whiten_rewards: bool
+    center_scores: bool
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Settings:
+        if self.center_scores and self.num_generations < 2:
+            raise ValueError(
+                "center_scores takes off the mean of a prompt's completions: set num_generations to 2 or more"
+            )
+        return self
 
 
 class PPO(Algorithm):
@@ -81,7 +90,10 @@ class PPO(Algorithm):
             scoring = {"temperature": settings.temperature, "microbatches": parts.microbatches}
             kl = k1(old_logprobs, self.reference.logprobs(trees, **scoring).logprobs)
             self.observe("objective/kl_k1", (kl * mask).sum(1))
-        rewards = token_rewards(rollouts.scores, kl, mask, settings.kl_coef)
+        scores = rollouts.scores
+        if settings.center_scores:
+            scores = center(scores.view(-1, settings.num_generations)).flatten()
+        rewards = token_rewards(scores, kl, mask, settings.kl_coef)
         if settings.whiten_rewards:
             rewards = whiten_about_mean(rewards, mask, sum_over_ranks)
         advantages = gae(rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda)

@@ -63,6 +63,17 @@ def test_missing_eos_costs_the_penalty_and_the_score_lands_on_the_last_token():
     assert advantages == pytest.approx([0.816497] * 3 + [-1.224745] * 2 + [0.0], abs=1e-5)
 
 
+def test_centered_scores_are_those_less_their_prompt_s_mean():
+    algorithm = written(penalty=2.0, kl_coef=0.0, gae_lambda=1.0, center_scores=True)
+    (batch,) = experience_of(algorithm, examples_of("ppo", 2))
+    # 1 and 0.5 - 2 have the mean -0.25
+    returns = sorted(max(row, key=abs) for row in batch["returns"].tolist())
+    assert returns == [-1.25, -1.25, 1.25, 1.25]
+    assert algorithm.observed["objective/scores"][0].tolist() == [1.0, -1.5] * 2  # what is logged stays
+    with pytest.raises(ValueError, match="set num_generations to 2 or more"):
+        settings_of("ppo", center_scores=True, num_generations=1)
+
+
 def test_entropy_counts_completion_tokens_only():
     """A batch with padding has the entropy of its rows one by one."""
     algorithm = written(penalty=0.0)

@@ -45,7 +45,7 @@ ONLINE = TRAINING | {
 PPO_ONLY = {
     "kl_coef": 0.05, "num_ppo_epochs": 1, "num_mini_batches": 1, "clip_range": 0.2,
     "clip_range_value": 0.2, "vf_coef": 0.1, "value_learning_rate": 1e-3,
-    "gamma": 1.0, "gae_lambda": 0.95, "whiten_rewards": False,
+    "gamma": 1.0, "gae_lambda": 0.95, "whiten_rewards": False, "center_scores": False,
 }  # fmt: skip
 GRPO_ONLY = {
     "num_iterations": 1, "num_mini_batches": 1, "beta": 0.04, "clip_range": 0.2, "clip_range_high": 0.28,

@@ -25,8 +25,8 @@ from stages.evaluation.bootstrap import Bootstrap
 from stages.evaluation.check import (
     check_model,
     check_reward_model,
+    read_outcome,
     read_stage_curves,
-    read_stage_selection,
     read_tokenizer,
 )
 from stages.evaluation.curves import Points, by_step
@@ -69,13 +69,13 @@ def evaluate(run: Stage) -> Metrics | None:
     check_length(lengths, max_positions(run.config.model))
     check_models(run)
     curves = read_stage_curves({stage: run.input(stage) for stage in TRAINED})
-    selection = read_stage_selection(run.input("rl"), "rl")
+    outcome = read_outcome(run.input("rl"), "rl")
     answers, losses = measure(run, settings, prompts, demonstrations)
     if not run.is_main:
         return None
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, run.config.seed)
     metrics = summarize(answers, losses, bootstrap)
-    check = check_reward(metrics, answers, curves.get("rl", {}), selection, settings.confidence)
+    check = check_reward(metrics, answers, curves.get("rl", {}), outcome, settings.confidence)
     for sentence in check.sentences:
         log.warning(sentence) if check.finding else log.info(sentence)
     write(run, settings, metrics, prompts, answers, curves, check)

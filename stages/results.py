@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from stages.evaluation.labels import LABELS, MODELS, Metrics, bounds, number, verdict
 from stages.evaluation.overoptimisation import VERDICT
+from stages.outcome import Outcome
 from stages.statistics.interval import KINDS
 from stages.tables import open_console, print_rows
 from stages.tracking.settle import settle
 from stages.tracking.start import tracking_root
-from stages.training.outcome import Outcome
 from stages.workspace import SELECTION
 
 SETTLE = 10.0  # seconds for what the stages' senders still do
@@ -46,14 +45,14 @@ def result_rows(metrics: Metrics) -> dict[str, dict[str, str]]:
     return rows
 
 
-def show(metrics: Metrics, told: Sequence[str], console: Console) -> None:
-    """Print the table, what the differences say, what evaluate told of the reward, and where to look next."""
+def show(metrics: Metrics, found: str | None, console: Console) -> None:
+    """Print the table, what the differences say, what evaluate found wrong with the reward, and where to look next."""
     print_rows(console, "Held-out prompts, mean and interval", result_rows(metrics))
     for pair, interval in metrics["paired"].items():
         name, other = pair.split("_minus_")
         console.print(verdict(name, other, interval))
-    for sentence in told:
-        console.print(f"[bold]{sentence}[/bold]")
+    if found:
+        console.print(f"[bold]{found}[/bold]")
     console.print(f"[dim]Intervals: {KINDS}[/dim]")
     console.print("\n[bold]Where to look next[/bold]")
     for name, where, what in NEXT:
@@ -64,13 +63,14 @@ def show_kept(folder: Path, console: Console) -> None:
     """Which step each training below `folder` handed on; one that a run did not need has none."""
     for stage in ("sft", "reward_model", "rl"):
         if (folder / stage / SELECTION).exists():
-            console.print(f"{stage}: {Outcome.read(folder / stage / SELECTION).sentence()}")
+            outcome = Outcome.read(folder / stage / SELECTION)
+            console.print(f"{stage}: {outcome.judged() if stage == 'rl' else outcome.sentence()}")
 
 
-def verdict_sentences() -> list[str]:
-    """What evaluate said of the reward; nothing where an older one wrote no such file."""
+def finding() -> str | None:
+    """What evaluate found wrong with the reward; nothing where an older one wrote no such file."""
     path = FOLDER / VERDICT
-    return json.loads(path.read_text())["sentences"] if path.exists() else []
+    return json.loads(path.read_text())["sentence"] if path.exists() else None
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def main() -> int:
         return 2
     console = open_console()
     show_kept(FOLDER.parent, console)
-    show(json.loads(path.read_text()), verdict_sentences(), console)
+    show(json.loads(path.read_text()), finding(), console)
     settle(tracking_root() / ".spool", SETTLE)
     return 0
 

@@ -83,7 +83,7 @@ def test_a_job_that_failed_is_named_as_it_was_written(
 def test_the_numbers_of_a_run_are_whole_at_any_width(width: int) -> None:
     metrics: Any = dict.fromkeys(("base", "sft", "rl"), METRICS) | {"paired": {}}
     console = Console(file=io.StringIO(), width=width)
-    results.show(metrics, [], console)
+    results.show(metrics, None, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     flat = " ".join(text.split())

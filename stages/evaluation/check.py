@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.data.tokenizers import load_tokenizer
 from stages.evaluation.curves import Points, stage_curves
-from stages.evaluation.selection import FILE, Selection, read_selection
 from stages.models.reward_kinds import REWARD_MODELS
+from stages.outcome import Outcome
+from stages.workspace import SELECTION
 
 
 def check_model(folder: Path, stage: str) -> None:
@@ -64,12 +65,13 @@ def read_stage_curves(folders: Mapping[str, Path]) -> dict[str, dict[str, Points
     return found
 
 
-def read_stage_selection(folder: Path, stage: str) -> Selection | None:
+def read_outcome(folder: Path, stage: str) -> Outcome | None:
     """Which checkpoint a stage kept, if it says so. Raises UserError where that is damaged."""
+    path = folder / SELECTION
     try:
-        return read_selection(folder)
+        return Outcome.read(path) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / FILE} is damaged: {remedy_of(stage)}") from error
+        raise UserError(f"{path} is damaged: {remedy_of(stage)}") from error
 
 
 def read_tokenizer(folder: Path, stage: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -12,7 +12,7 @@ from stages.evaluation.curves import Points
 from stages.evaluation.labels import Metrics
 from stages.evaluation.overoptimisation import OVER_OPTIMISATION, REWARD_ALONE, Finding, judge_reward
 from stages.evaluation.reward_metrics import sample_pairs
-from stages.evaluation.selection import Selection
+from stages.outcome import Outcome
 
 JUDGED = ("sft", "rl")  # models whose samples the reward is held against
 
@@ -22,14 +22,14 @@ class RewardCheck:
     """`calibration`: of each model whose samples make pairs, its bins."""
 
     finding: Finding | None
-    selection: Selection | None
+    outcome: Outcome | None
     calibration: Mapping[str, Sequence[Bin]]
 
     @property
     def sentences(self) -> list[str]:
         """What a reader is told, the worst first."""
         found = [self.finding.sentence] if self.finding else []
-        return found + ([self.selection.sentence()] if self.selection else [])
+        return found + ([f"rl: {self.outcome.judged()}."] if self.outcome else [])
 
     def summary(self) -> dict[str, float]:
         """For the tracker: 1 where it holds."""
@@ -39,18 +39,19 @@ class RewardCheck:
 
     def as_json(self) -> dict[str, Any]:
         """What evaluate writes into VERDICT."""
-        return {"finding": self.finding.kind if self.finding else None, "sentences": self.sentences}
+        found = self.finding
+        return {"finding": found.kind if found else None, "sentence": found.sentence if found else None}
 
 
 def check_reward(
     metrics: Metrics,
     answers: Mapping[str, Sequence[Answer]],
     curves: Mapping[str, Points],
-    selection: Selection | None,
+    outcome: Outcome | None,
     confidence: float,
 ) -> RewardCheck:
-    """`curves` and `selection` are those of rl."""
+    """`curves` and `outcome` are those of rl."""
     pairs = {name: sample_pairs(answers[name]) for name in JUDGED}
     calibration = {name: reliability(found.margins) for name, found in pairs.items() if len(found.margins)}
-    finding = judge_reward(metrics, curves, selection.n if selection else None, confidence)
-    return RewardCheck(finding, selection, calibration)
+    finding = judge_reward(metrics, curves, outcome.n if outcome else None, confidence)
+    return RewardCheck(finding, outcome, calibration)

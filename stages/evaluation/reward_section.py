@@ -62,7 +62,7 @@ def figure(title: str, chart: str, caption: str) -> dict[str, str]:
 
 def courses(rl: Mapping[str, Points], check: RewardCheck) -> Iterator[dict[str, str]]:
     """Gold accuracy against the reward over the run."""
-    kept = check.selection.kept_step if check.selection else None
+    kept = check.outcome.kept_step if check.outcome else None
     for title, gold, rewards in COURSES:
         name = next((name for name in rewards if name in rl), None)
         if gold in rl and name is not None:
@@ -70,7 +70,7 @@ def courses(rl: Mapping[str, Points], check: RewardCheck) -> Iterator[dict[str, 
             yield figure(
                 f"Gold accuracy and learned reward: {title.lower()}",
                 chart,
-                BOTH + (KEPT if check.selection else ""),
+                BOTH + (KEPT if check.outcome else ""),
             )
 
 

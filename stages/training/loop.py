@@ -13,6 +13,7 @@ from stages.algorithms.base import Algorithm, WithReference
 from stages.config.schema import TrainingSettings
 from stages.data.examples import Example
 from stages.heap import give_back_freed_memory
+from stages.outcome import Outcome
 from stages.progress import progress
 from stages.training.best import BestWeights
 from stages.training.checkpoints import Checkpoints, Story
@@ -20,7 +21,6 @@ from stages.training.evaluation import HeldOut
 from stages.training.evaluator import Evaluator
 from stages.training.meter import Meter
 from stages.training.order import eval_interval, seed_step, step_batch, total_steps
-from stages.training.outcome import Outcome
 from stages.training.reference import fill_reference
 from stages.training.selection import Selection
 from stages.training.tracker import Tracker

@@ -8,10 +8,10 @@ from math import isfinite
 from typing import Any
 
 from stages.config.schema import TrainingSettings
+from stages.outcome import CONFIDENCE, Outcome
 from stages.statistics.interval import Interval
 from stages.statistics.paired import paired_difference
 from stages.training.evaluation import Criterion, Evaluation
-from stages.training.outcome import CONFIDENCE, Outcome
 
 
 @dataclass(frozen=True)

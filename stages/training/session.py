@@ -14,9 +14,9 @@ from stages.config.errors import UserError
 from stages.config.schema import TrainingSettings
 from stages.data.digest import file_digest
 from stages.data.examples import Example, read_examples
+from stages.outcome import Outcome
 from stages.training.evaluation import HeldOut
 from stages.training.loop import Schedule, train
-from stages.training.outcome import Outcome
 from stages.workspace import REFERENCES, SELECTION, Stage
 
 log = logging.getLogger(__name__)

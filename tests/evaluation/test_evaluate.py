@@ -133,7 +133,7 @@ def test_known_models_give_known_numbers(project: Path, tmp_path: Path) -> None:
     assert means["rl"] == uniform | {"win_rate": 0.5}
     assert means["paired"] == {"sft_minus_base": 0.5, "rl_minus_sft": 0.0}
     assert means["paired_reward"] == {"rl_minus_sft": 0.0}
-    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == {"finding": None, "sentences": []}
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == {"finding": None, "sentence": None}
     # A sharp model: far from uniform, sure of itself, and wrong about the demonstrations.
     assert means["base"]["kl_k1"] > 4 and means["base"]["entropy"] < 2
     assert means["base"]["sft_loss"] > LOG_VOCABULARY
@@ -194,19 +194,23 @@ def test_which_step_was_kept_is_read_and_told(
     (rl / "selection.json").write_text(
         json.dumps(
             {
-                "metric": "eval/gold_accuracy", "direction": "max", "kept_step": 10, "last_step": 20,
-                "total_steps": 40, "stopped_early": True, "value": 0.6, "start_value": 0.5,
+                "metric": "eval/gold_accuracy", "direction": "maximize", "kept_step": 10, "last_step": 20,
+                "total_steps": 40, "stopped_early": "it fell at step 20", "value": 0.6, "start_value": 0.5,
                 "difference": {"mean": 0.1, "low": -0.02, "high": 0.2}, "n": 100,
             }
         )
     )  # fmt: skip
     evaluate(stage(tmp_path / "project", tmp_path / "out"))
     told = json.loads((tmp_path / "out" / "verdict.json").read_text())
-    assert told["finding"] == "over-optimisation" and len(told["sentences"]) == 2
+    assert told["finding"] == "over-optimisation"
+    kept = (
+        "rl: kept step 10 of 40: eval/gold_accuracy 60.0 % (+10.0 to step 0, paired 95 % interval -2.0 to 20.0); "
+        "stopped early: it fell at step 20. Not shown to be better than the sft model."
+    )
     page = (tmp_path / "out" / "report.html").read_text()
-    for sentence in told["sentences"]:
+    for sentence in (told["sentence"], kept):
         assert sentence in page and sentence in caplog.text
-    assert page.count(told["sentences"][0]) == 2  # beside the headline, and in the section
+    assert page.count(told["sentence"]) == 2  # beside the headline, and in the section
     assert "Is the reward still right?" in page and "kept: 10" in page
 
 
@@ -318,8 +322,8 @@ def test_the_results_are_printed(project: Path, tmp_path: Path) -> None:
     metrics = evaluate(stage(project, tmp_path / "out"))
     assert metrics is not None
     console = Console(width=120, file=io.StringIO(), record=True)
-    show(metrics, ["rl keeps step 2 of 4."], console)
+    show(metrics, "Over-optimisation: it rose.", console)
     text = console.export_text()
     assert "Wilson's score interval" in text and "Tango's" in text
     assert "Gold accuracy" in text and "50.0 %" in text and "make ui" in text
-    assert "rl keeps step 2 of 4." in text
+    assert "Over-optimisation: it rose." in text

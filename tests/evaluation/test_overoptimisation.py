@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from stages.evaluation.overoptimisation import OVER_OPTIMISATION, REWARD_ALONE, falls, judge_reward
-from stages.evaluation.selection import Selection
 from stages.tracking.curves import read_curves
 
 RECORDED = sorted(path.parent for path in (Path(__file__).parent / "overoptimised").rglob("metrics.json"))
@@ -104,22 +103,3 @@ def test_recorded_runs(folder: Path):
     numbers = json.loads((folder / "metrics.json").read_text())
     found = judge_reward(numbers, read_curves(folder / "curves.csv"), None, 0.95)
     assert found is not None and found.kind == OVER_OPTIMISATION
-
-
-def selection(**changes: Any) -> Selection:
-    values = {
-        "metric": "eval/gold_accuracy", "kept_step": 10, "last_step": 20, "total_steps": 40, "stopped_early": True,
-        "value": 0.62, "start_value": 0.6, "difference": interval(0.02, -0.04, 0.08), "n": 200,
-    }  # fmt: skip
-    return Selection(**(values | changes))
-
-
-def test_the_kept_step_in_words():
-    text = "rl keeps step 10 of 40: gold accuracy 62.0 %, after 60.0 % at the start on 200 held-out prompts"
-    early = f"{text}; training stopped at step 20."
-    assert (
-        selection().sentence() == f"{early} It is not shown to be better than sft (difference −4.0 to 8.0)."
-    )
-    assert selection(difference=interval(0.1, 0.04, 0.16), stopped_early=False).sentence() == f"{text}."
-    assert selection(difference=None).sentence() == early
-    assert selection(kept_step=0).sentence().endswith("That is the sft model, unchanged.")

@@ -12,7 +12,7 @@ from stages.evaluation.bootstrap import Bootstrap
 from stages.evaluation.metrics import summarize
 from stages.evaluation.report import Report
 from stages.evaluation.reward_check import RewardCheck, check_reward
-from stages.evaluation.selection import Selection
+from stages.outcome import Outcome
 
 BOOTSTRAP = Bootstrap(200, 0.95, 1)
 ANSWER = Answer("3", 2, 0.0, gold=1.0, reward_model_score=0.5, kl=0.5, entropy=3.0, tokens=4, samples=())
@@ -23,7 +23,10 @@ CURVES = {
     "objective/scores": [(1, 0.3), (20, 0.8)],
     "objective/reward_accuracy": [(1, 0.7), (20, 0.5)],
 }
-KEPT = Selection("eval/gold_accuracy", 10, 20, 20, False, 0.6, 0.5, None, 100)
+KEPT = Outcome(
+    metric="eval/gold_accuracy", direction="maximize", kept_step=10, last_step=20, total_steps=20, value=0.6,
+    start_value=0.5, difference={"mean": 0.1, "low": -0.02, "high": 0.22}, n=100,
+)  # fmt: skip
 
 
 def answers_of(accuracy: float) -> list[Answer]:
@@ -46,7 +49,7 @@ def answers_of(accuracy: float) -> list[Answer]:
 
 
 def page(
-    answers: Mapping[str, Sequence[Answer]], rl: Mapping[str, Any], kept: Selection | None
+    answers: Mapping[str, Sequence[Answer]], rl: Mapping[str, Any], kept: Outcome | None
 ) -> tuple[str, RewardCheck]:
     losses = {name: [RowLoss(2.0, 2), RowLoss(1.0, 2)] for name in answers}
     metrics = summarize(answers, losses, BOOTSTRAP)
@@ -68,13 +71,16 @@ def test_all_of_it():
     assert check.summary() == {"eval/over_optimisation": 1.0, "eval/reward_alone": 0.0}
     told = "from step 10 on the learned reward rose from 0.50 to 0.80 while gold accuracy fell from 60.0 % to 30.0 %"
     assert told in section and told in html.split("All numbers")[0].split("Is the reward")[0]
-    assert "rl keeps step 10 of 20" in section
+    assert (
+        "rl: kept step 10 of 20: eval/gold_accuracy 60.0 % (+10.0 to step 0, paired 95 % interval" in section
+    )
+    assert "Not shown to be better than the sft model." in section
 
 
 def test_without_curves_or_selection():
     answers = {"base": [ANSWER] * 40, "sft": answers_of(0.5), "rl": answers_of(0.5)}
     html, check = page(answers, {}, None)
-    assert check.sentences == [] and check.as_json() == {"finding": None, "sentences": []}
+    assert check.sentences == [] and check.as_json() == {"finding": None, "sentence": None}
     assert html.count("kept:") == 0 and "Calibration of the reward model" in html
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.evaluation.report import Report
+from stages.evaluation.reward_check import RewardCheck
 from stages.evaluation.samples import write_csv, write_markdown
 from stages.evaluation.text import markdown_cell, visible
 from stages.statistics.interval import Interval
@@ -42,7 +43,7 @@ def test_every_page_takes_every_answer(tmp_path: Path) -> None:
 
     length: Interval = {"mean": 4.0, "low": None, "high": None}
     metrics = {name: {"mean_length": length} for name in ("base", "sft", "rl")} | {"paired": {}}
-    page = Report({"model": said}, metrics, {}, rows, None, 0.95).html()
+    page = Report({"model": said}, metrics, {}, rows, None, 0.95, RewardCheck(None, None, {})).html()
     body = page[page.index("Samples <span") :]
     assert "<img" not in page and "\x1b" not in body and "\u202e" not in body
     assert "{{ 7 * 7 }}" in body and "&lt;/div&gt;" in body

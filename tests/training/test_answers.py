@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -15,10 +17,10 @@ from tests.models.tiny import tiny_llama, tree
 PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41], [1, 13, 60]]
 
 
-def parts(policy: nn.Module, **rewards: Reward) -> Parts:
+def parts(policy: nn.Module, verifier: Reward | None = None, **rewards: Reward) -> Parts:
     """The second reward counts twice, the third three times."""
     weights = {name: 1.0 + index for index, name in enumerate(rewards)}
-    return Parts(policy, [96], torch.float32, Rewards(rewards, weights))
+    return Parts(policy, [96], torch.float32, Rewards(rewards, weights), verifier)
 
 
 def test_it_is_the_share_of_greedy_answers_with_full_marks():
@@ -37,7 +39,7 @@ def test_it_is_the_share_of_greedy_answers_with_full_marks():
         return [1.0, 0.5, 1.0, 1.0]
 
     torch.manual_seed(4)
-    evaluation = score_answers(parts(model), examples, verifier, 5)
+    evaluation = score_answers(parts(model, verifier), examples, 5)
     assert evaluation == Evaluation({"eval/gold_accuracy": 0.75}, [1.0, 0.0, 1.0, 1.0], [1.0] * 4)
     assert max(lengths) == 5
 
@@ -51,9 +53,10 @@ def test_the_run_s_rewards_are_of_the_same_answers_and_choose_where_no_verifier_
         return [float(index) for index in range(len(trees))]
 
     rewarded = parts(tiny_llama(), length=length, nothing=lambda _, trees: [None, 1.0, 0.5, 0.5])
-    alone = score_answers(rewarded, examples, None, 5)
+    alone = score_answers(rewarded, examples, 5)
     assert alone == Evaluation({"eval/reward": 2.5}, [0.0, 3.0, 3.0, 4.0], [1.0] * 4)
-    both = score_answers(rewarded, examples, lambda *_: [1.0, 0.0, 0.0, 0.0], 5)
+    judged = replace(rewarded, verifier=lambda *_: [1.0, 0.0, 0.0, 0.0])
+    both = score_answers(judged, examples, 5)
     assert list(both.metrics.items()) == [("eval/gold_accuracy", 0.25), ("eval/reward", 2.5)]
     assert both.values == [1.0, 0.0, 0.0, 0.0]
     assert seen[0] == seen[1]  # greedy
@@ -61,6 +64,6 @@ def test_the_run_s_rewards_are_of_the_same_answers_and_choose_where_no_verifier_
 
 def test_there_is_none_without_a_judge_or_prompts():
     unused = parts(tiny_llama())
-    assert score_answers(unused, [Example(tree([1]), "", None, {})], None, 5) == Evaluation()
-    assert score_answers(unused, [], lambda *_: [], 5) == Evaluation()
+    assert score_answers(unused, [Example(tree([1]), "", None, {})], 5) == Evaluation()
+    assert score_answers(unused, [], 5) == Evaluation()
     assert "sampler" not in vars(unused)  # none was built

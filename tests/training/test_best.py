@@ -19,9 +19,9 @@ import torch
 
 from stages.algorithms.base import Algorithm
 from stages.models.load import add_adapter
+from stages.outcome import Outcome
 from stages.training import whole
 from stages.training.evaluation import Evaluation
-from stages.training.outcome import Outcome
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.models.tiny import lora, tiny_llama
 from tests.training.test_checkpoints import Killed, flip, names, same

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from stages.outcome import Outcome
 from stages.results import show_kept
 from stages.statistics.interval import Interval
-from stages.training.outcome import Outcome
 
 
 def outcome(metric: str, direction: str, difference: Interval | None, **changes: object) -> Outcome:

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 
 from stages.algorithms.base import Algorithm
 from stages.data.examples import Example
+from stages.outcome import Outcome
 from stages.tracking.tracker import Event, Tracker
 from stages.training.answers import GOLD
 from stages.training.evaluation import Criterion, Evaluation, HeldOut
 from stages.training.loop import Schedule, train
 from stages.training.meter import Meter
-from stages.training.outcome import Outcome
 
 
 class Memory:

@@ -57,6 +57,14 @@ class Outcome:
         text += f" ({self._change()})" if self.difference else ", where it began"
         return f"{text}; stopped early: {self.stopped_early}" if self.stopped_early else text
 
+    def judged(self) -> str:
+        """Of rl, whose step 0 is the sft model: the line, and what it leaves open."""
+        return (
+            self.sentence()
+            if self.better
+            else f"{self.sentence()}. Not shown to be better than the sft model"
+        )
+
     def doubt(self) -> str:
         """Why nobody can say that the kept step is better than step 0, where it is not `better`."""
         if self.metric is None:

@@ -74,5 +74,5 @@ def test_results_tell_it_of_each_stage_that_was_trained(tmp_path: Path) -> None:
     show_kept(tmp_path, Console(file=file, width=200))
     assert file.getvalue().splitlines() == [
         "sft: kept step 0 of 60: eval/loss 0.580, where it began",
-        "rl: kept step 0 of 60: eval/reward 0.580, where it began",
+        "rl: kept step 0 of 60: eval/reward 0.580, where it began. Not shown to be better than the sft model",
     ]

@@ -24,6 +24,7 @@ from stages.data.preview import write_preview
 from stages.data.report import describe_role, summary
 from stages.data.roles import ROLES
 from stages.data.settings import DataSettings
+from stages.data.sources import unlike_templates
 from stages.data.vocabulary import check_vocabulary
 from stages.dispatch import entry
 from stages.seal import seal
@@ -51,6 +52,8 @@ def prepare(config: DictConfig, output: Path, demands: Demands = NO_DEMANDS) -> 
     Raises UserError before anything is written and before any weights are loaded.
     """
     settings = DataSettings.model_validate(OmegaConf.to_container(config.data, resolve=True))
+    for line in unlike_templates(settings):
+        log.warning(line)
     model, tokenizer = find_base_model(config.model)
     limit = max_positions(config.model)
     check_length({"data.max_length": settings.max_length}, limit)

@@ -302,6 +302,69 @@ def test_every_column_is_accounted_for(model: Path, tmp_path: Path) -> None:
     assert [columns[role]["ignored"] for role in columns] == [["answer", "id"], [], []]
 
 
+def templates(text: str) -> list[str]:
+    return [f"data.{role}.prompt_template={json.dumps(text)}" for role in ("sft", "preference", "prompt")]
+
+
+def test_a_prompt_that_a_template_writes(model: Path, tmp_path: Path) -> None:
+    rows = [{"q": f"q{i // 2}", "context": f"c{i % 2 if i < 4 else 0}", "answer": f"a{i}"} for i in range(12)]
+    mapped = [f"data.{role}.columns={{completion: answer}}" for role in ("sft", "preference")]
+    report = run(model, tmp_path / "out", rows, *mapped, *templates("{{ context }}, {{ q }}\n"))
+    columns = {role: report[role]["columns"] for role in ("sft", "preference", "prompt")}
+    assert [each["read"] for each in columns.values()] == [
+        ["answer", "context", "q"], ["answer", "context", "q"], ["context", "q"]
+    ]  # fmt: skip
+    assert [each["kept_for_rewards"] for each in columns.values()] == [
+        [], ["context", "q"], ["answer", "context", "q"]
+    ]  # fmt: skip
+    assert columns["sft"]["ignored"] == []
+    # q0 and q1 have two prompts each, q2 to q5 one that stands twice: an example for each row in sft, one in all here.
+    assert (report["sft"]["kept"], report["prompt"]["kept"]) == (12, 8)
+    assert report["prompt"]["dropped"] == {"prompt seen before": 4}
+    held_out = {role: openings(tmp_path / "out", role, "_test") for role in columns}
+    assert held_out["sft"] == held_out["prompt"] == held_out["preference"]
+    for role in columns:
+        assert openings(tmp_path / "out", role, "").isdisjoint(held_out["prompt"])
+    assert openings(tmp_path / "out", "prompt", "") <= {f"c{i}, q{j}\n" for i in range(2) for j in range(6)}
+
+
+def openings(folder: Path, role: str, part: str) -> set[str]:
+    return {example.prompt for example in read_examples(folder / f"{role}{part}.jsonl")}
+
+
+def test_rows_that_a_template_cannot_write_are_bad_rows(model: Path, tmp_path: Path) -> None:
+    rows = [*({"q": f"q{i}", "completion": "c"} for i in range(6)), {"q": None, "completion": "c"}]
+    with pytest.raises(UserError) as error:
+        run(model, tmp_path / "one", rows, *templates("{{ q }}"))
+    assert str(error.value) == (
+        f"{tmp_path / 'one.jsonl'}, line 7: data.sft.prompt_template: it writes a null (null here: q); mend or remove "
+        "the row, or set data.bad_rows: drop"
+    )
+    report = run(model, tmp_path / "two", rows, *templates("{{ q }}"), "data.bad_rows=drop")
+    assert report["sft"]["dropped"] == {"data.sft.prompt_template: it writes a null (null here: q)": 1}
+    with pytest.raises(
+        UserError, match=r"line 1: no column 'qq', which data\.sft\.prompt_template reads, and"
+    ):
+        run(model, tmp_path / "three", rows, *templates("{{ qq }}"), "data.bad_rows=drop")
+    empty = [*rows[:6], {"q": " ", "completion": "c"}]
+    report = run(model, tmp_path / "four", empty, *templates("{{ q }}\n"), "data.bad_rows=drop")
+    assert report["sft"]["dropped"] == {"'prompt' is empty": 1}
+    with pytest.raises(
+        UserError, match=r"^data\.sft: none of the 7 rows .* 7 for: data\.sft\.prompt_template: 'dict"
+    ):
+        nested = [{"q": {"a": "x"}, "completion": "c"}] * 7
+        run(model, tmp_path / "five", nested, *templates("{{ q.b }}"), "data.bad_rows=drop")
+
+
+def test_two_prompts_are_refused_before_anything_is_written(model: Path, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]
+    with pytest.raises(
+        UserError, match="line 1: data.sft.prompt_template writes the prompt, and messages data take"
+    ):
+        run(model, tmp_path / "out", rows, *templates("{{ messages[0].content }}"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_images_are_refused_unless_told_otherwise(model: Path, tmp_path: Path) -> None:
     rows = [{**pair, "images": ["1.jpg"] if pair["id"] == 2 else []} for pair in pairs()]
     with pytest.raises(UserError, match="line 3: the column 'images' would be lost"):

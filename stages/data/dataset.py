@@ -24,6 +24,7 @@ from stages.data.records import BadRow, LeftOut, Record, Row
 from stages.data.roles import TAKE, check_labels, group_unpaired, key_of
 from stages.data.settings import DataSettings, RoleSettings
 from stages.data.sources import describe, read_rows
+from stages.data.two_prompts import refuse_own_turns, refuse_two_prompts
 from stages.data.unread import refuse_unread
 from stages.data.usage import Usage
 from stages.progress import progress
@@ -113,8 +114,10 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
             continue
         if known is None:
             known = detect(row, columns)
+            refuse_two_prompts(dataset.role, row, known, columns)
         try:
             parsed = parse(row, known, columns)
+            refuse_own_turns(dataset.role, row, parsed)
             refuse_unread(dataset.role, known.name, parsed, columns.ignore)
             record = TAKE[dataset.role](parsed)
         except LeftOut as error:
@@ -122,7 +125,7 @@ def _records(dataset: Dataset, rows: Iterable[Row], columns: Columns) -> Iterato
             continue
         if not dataset.style:
             _recognised(dataset, known, record, row)
-        dataset.usage.see(row.values, record)
+        dataset.usage.see(row, record)
         dataset.unanswered += dataset.role != "prompt" and _unanswered(parsed)
         yield record
     dataset.digest = digest.hexdigest()

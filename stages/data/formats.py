@@ -47,6 +47,8 @@ def parse(row: Row, known: Format, columns: Columns) -> Record:
     rest = {name: value for name, value in row.values.items() if name not in read}
     taken = {name: row.values[name] for name in row.values if name in read - prompts}
     rest |= columns.answer(row.values)
+    if row.prompt_from is not None:
+        read = read - {"prompt"} | row.prompt_from
     return replace(record, columns=rest, used=taken, read=frozenset(read), where=row.where)
 
 

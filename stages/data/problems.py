@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stages.config.errors import UserError
@@ -16,27 +16,37 @@ COLUMNS = ("answer", "task", "metadata")  # what the task's own verifier reads
 
 
 def generate_problems(
-    task: str, settings: dict[str, Any], size: int, seed: int, with_answer: bool
+    task: str,
+    settings: dict[str, Any],
+    size: int,
+    seed: int,
+    with_answer: bool,
+    fill: Callable[[Iterable[Row]], Iterator[Row]] = iter,
 ) -> Iterator[Row]:
-    """Up to `size` distinct problems, fewer where the task has no more.
+    """Problems of up to `size` distinct prompts, fewer where the task has no more.
 
     Columns: prompt; answer, task, metadata (for the verifier); and with `with_answer` the completion.
+    fill: writes other prompts, by which problems are told apart then; rows that it marks as bad count for nothing.
     Raises UserError on an unknown task or setting.
     """
     problems = _create(task, settings, size * DRAWS_PER_PROBLEM, seed)
     seen: set[str] = set()
-    for index in range(len(problems)):
-        problem = problems[index]
-        if problem["question"] in seen:
-            continue
-        seen.add(problem["question"])
-        own = (problem["answer"], task, problem["metadata"])
-        values = {"prompt": problem["question"], **dict(zip(COLUMNS, own, strict=True))}
-        if with_answer:
-            values["completion"] = problem["answer"]
-        yield Row(values, f"reasoning_gym {task}, problem {index}")
+    for row in fill(_row(task, problems[index], index, with_answer) for index in range(len(problems))):
+        if not row.bad:
+            if row.values["prompt"] in seen:
+                continue
+            seen.add(row.values["prompt"])
+        yield row
         if len(seen) == size:
             return
+
+
+def _row(task: str, problem: dict[str, Any], index: int, with_answer: bool) -> Row:
+    own = (problem["answer"], task, problem["metadata"])
+    values = {"prompt": problem["question"], **dict(zip(COLUMNS, own, strict=True))}
+    if with_answer:
+        values["completion"] = problem["answer"]
+    return Row(values, f"reasoning_gym {task}, problem {index}")
 
 
 def _create(task: str, settings: dict[str, Any], size: int, seed: int) -> Any:

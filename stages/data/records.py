@@ -39,11 +39,15 @@ class BadRow(LeftOut):
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it was read, and where: `train.jsonl, line 17`. bad: why it cannot be used, whatever its columns are."""
+    """A row as it was read, and where: `train.jsonl, line 17`. bad: why it cannot be used, whatever its columns are.
+
+    prompt_from: where a template wrote the prompt, the row's own columns that it read or replaced; else None.
+    """
 
     values: dict[str, Any]
     where: str
     bad: str = ""
+    prompt_from: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Record:
     tools: what an assistant may call, as JSON schemas; chat templates write them.
     columns: the row's columns that its format does not use.
     used: columns that became completions and scores, under their own names; the prompt role keeps them.
-    read: the names of all columns that its format used.
+    read: the names of all columns that its format used, or a template for its prompt.
     where: file and line, for errors.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any, Literal
 
+from hydra.utils import get_method
 from pydantic import Field, field_validator, model_validator
 
 from stages.config.schema import Settings
@@ -23,6 +24,20 @@ class RoleSettings(Settings):
     size: int | None = Field(ge=1)
     columns: dict[str, str | list[str]]
     ignore: list[str]
+    prompt_template: str | None
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _is_template(cls, value: str | None, info: Any) -> str | None:
+        if value is None:
+            return value
+        mapped = info.data.get("columns", {})  # not there where its own check has failed
+        owns = [own for each in mapped.values() for own in ([each] if isinstance(each, str) else each)]
+        if "prompt" in (*mapped, *(own.split(".")[0] for own in owns), *info.data.get("ignore", [])):
+            raise ValueError("it writes the column 'prompt': remove that from `columns` and `ignore`")
+        # By name and not by import: later stages read these settings, and no template.
+        get_method("stages.data.prompt_template.compiled")(value)
+        return value
 
 
 class SamplingSettings(Settings):

@@ -27,7 +27,7 @@ REFUSED = {
 
 def refuse_unread(role: str, form: str, record: Record, ignore: Set[str]) -> None:
     """Raises BadRow where a column that its format does not read says something that must not be lost."""
-    for name in sorted(REFUSED[role] & record.columns.keys() - ignore):
+    for name in sorted(REFUSED[role] & record.columns.keys() - record.read - ignore):
         if not _says_nothing(name, record.columns[name]):
             why = (
                 "images and the like cannot be trained on" if name in MEDIA else f"{form} data do not read it"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.data.messages import unread_in
-from stages.data.records import Record
+from stages.data.records import Record, Row
 
 WHY_IGNORED = {
     "sft": "sft has no rewards that could read them",
@@ -16,24 +16,24 @@ WHY_IGNORED = {
 
 @dataclass
 class Usage:
-    """Columns by name: those that the format read, those that stay with the row, and keys of messages that nothing
-    reads. What the prompt role does not train on stays, too."""
+    """Columns by name: those that the format or a template read, those that stay with the row, and keys of messages
+    that nothing reads. What the prompt role does not train on stays, too."""
 
     read: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     message_keys: set[str] = field(default_factory=set)
 
-    def see(self, values: dict[str, Any], record: Record) -> None:
+    def see(self, row: Row, record: Record) -> None:
         """A row and the record that was made of it."""
         self.read |= record.read
         self.kept |= record.columns.keys()
-        for name in record.read:
-            if name in values:
-                self.message_keys |= unread_in(values[name])
+        for name in record.read - (row.prompt_from or frozenset()):
+            if name in row.values:
+                self.message_keys |= unread_in(row.values[name])
 
     def describe(self, role: str, verified: bool) -> dict[str, Any]:
         """The columns' part of report.json. verified: whether rewards or a verifier will see the role's rows."""
-        kept, ignored = (sorted(self.kept), []) if verified else ([], sorted(self.kept))
+        kept, ignored = (sorted(self.kept), []) if verified else ([], sorted(self.kept - self.read))
         return {
             "read": sorted(self.read),
             "kept_for_rewards": kept,

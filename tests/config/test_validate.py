@@ -110,6 +110,21 @@ REFUSED: list[tuple[str, Any, str]] = [
     ),
     ("rl.ppo.gae_lambda", 1.1, "rl.ppo.gae_lambda: Input should be less than or equal to 1 (it is 1.1)"),
     ("data.sft.columns", {"prompt": 5}, "data.sft.columns.prompt: Input should be a valid string (it is 5)"),
+    (
+        "data.sft.prompt_template",
+        "{{ question }",
+        "params.yaml: data.sft.prompt_template: line 1 is not valid Jinja: unexpected '}' (it is '{{ question }')",
+    ),
+    (
+        "data.prompt",
+        {"path": "data/raw", "columns": {"prompt": "question"}, "prompt_template": "{{ question }}"},
+        "data.prompt.prompt_template: it writes the column 'prompt': remove that from `columns` and `ignore`",
+    ),
+    (
+        "data.preference",
+        {"path": "data/raw", "columns": {"text": "prompt.text"}, "prompt_template": "x"},
+        "data.preference.prompt_template: it writes the column 'prompt'",
+    ),
     ("data.sft.source", "file", "data.sft.source: Input should be 'files', 'hub' or 'reasoning_gym'"),
     ("rl.ppo.rewards", {}, "rl.ppo.rewards is empty"),
     ("rl.ppo.rewards", None, "rl.ppo.rewards: Input should be a valid dictionary (it is None)"),

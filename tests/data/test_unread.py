@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.data.records import BadRow, Record
+from stages.data.records import BadRow, Record, Row
 from stages.data.unread import refuse_unread
 from stages.data.usage import Usage, columns_line
 
@@ -42,7 +42,7 @@ def test_what_would_be_lost_is_refused_by_name(name: str, value: Any, roles: set
 
 def test_what_became_of_each_column() -> None:
     usage = Usage()
-    row = {"messages": [{"role": "user", "content": "q", "lang": "en"}], "id": 1}
+    row = Row({"messages": [{"role": "user", "content": "q", "lang": "en"}], "id": 1}, "a.jsonl, line 1")
     usage.see(row, Record("p", [], columns={"id": 1}, read=frozenset({"messages"})))
     sft, prompt = usage.describe("sft", verified=False), usage.describe("prompt", verified=True)
     assert (sft["read"], sft["kept_for_rewards"], sft["ignored"]) == (["messages"], [], ["id"])

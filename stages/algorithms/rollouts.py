@@ -16,7 +16,7 @@ from stages.algorithms.parts import Parts
 from stages.config.schema import OnlineSettings
 from stages.distributed import sum_over_ranks
 from stages.rewards.ranking import agreement, right_wrong_pairs
-from stages.rewards.rewards import as_tensor, full_marks
+from stages.rewards.rewards import full_marks
 
 
 class Rollouts(NamedTuple):
@@ -50,9 +50,7 @@ def roll_out(algorithm: Algorithm, parts: Parts, batch: Batch, settings: OnlineS
         algorithm.observe(f"objective/rewards/{name}", part)
     algorithm.observe("objective/scores", scores)
     if parts.verifier is not None:
-        verified = parts.rewards.part_of(parts.verifier, rewards)
-        if verified is None:
-            verified = as_tensor(parts.verifier(batch.examples, trees))
+        verified = parts.rewards.scores_of(parts.verifier, batch.examples, trees, rewards)
         observe_gold(algorithm, scores, full_marks(verified.to(device)), settings.num_generations)
     algorithm.observe("rollout/length", lengths)
     algorithm.observe("rollout/no_eos_share", ~finished)

@@ -11,6 +11,7 @@ from stages.evaluation.bootstrap import Bootstrap
 from stages.evaluation.labels import Metrics
 from stages.evaluation.reward_metrics import reward_metrics
 from stages.statistics.interval import Interval
+from stages.statistics.paired import paired_difference
 from stages.statistics.proportions import tango, wilson
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def summarize(
     for name, other in (("sft", "base"), ("rl", "sft")):
         ours, theirs = gold[name], gold[other]
         if ours is not None and theirs is not None:
-            found = difference(ours, theirs, bootstrap.confidence)
+            found = paired_difference(ours, theirs, [1.0] * len(ours), bootstrap.confidence)
             metrics["paired"][f"{name}_minus_{other}"] = found
     ours, theirs = (known([a.reward_model_score for a in answers[name]]) for name in ("rl", "sft"))
     if ours is not None and theirs is not None:
@@ -66,12 +67,6 @@ def model_metrics(
 def share(values: Sequence[float], confidence: float) -> Interval:
     """The mean of values that are 0 or 1."""
     return wilson(sum(value == 1 for value in values), len(values), confidence)
-
-
-def difference(values: Sequence[float], others: Sequence[float], confidence: float) -> Interval:
-    """How much larger the share of `values` is; both of a pair are of the same prompt."""
-    pairs = list(zip(values, others, strict=True))
-    return tango(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs), len(pairs), confidence)
 
 
 def win_rate(wins: Sequence[float], confidence: float) -> Interval:

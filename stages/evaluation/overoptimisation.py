@@ -15,7 +15,13 @@ VERDICT = "verdict.json"  # of evaluate's output: what it found, in words
 OVER_OPTIMISATION = "over-optimisation"
 REWARD_ALONE = "the reward rises and gold accuracy does not"
 # The learned reward over a run, the first that was logged, with the steps around one over which noise is averaged.
-REWARDS = {"eval/reward": 0, "objective/rewards/reward_model": 2, "objective/scores": 2}
+# eval/reward is the sum of all rewards: the learned one by itself is logged where there are others.
+REWARDS = {
+    "eval/rewards/reward_model": 0,
+    "eval/reward": 0,
+    "objective/rewards/reward_model": 2,
+    "objective/scores": 2,
+}
 
 
 class Finding(NamedTuple):

@@ -14,7 +14,7 @@ from stages.evaluation.reward_check import JUDGED, RewardCheck
 MARKS = {"right": LINES[2], "wrong": "#c2413b"}
 # Gold accuracy and the reward at the same steps: title, gold, rewards of which the first that was logged is drawn.
 COURSES = (
-    ("Held-out prompts", "eval/gold_accuracy", ("eval/reward",)),
+    ("Held-out prompts", "eval/gold_accuracy", ("eval/rewards/reward_model", "eval/reward")),
     (
         "The run's own samples",
         "objective/gold_accuracy",

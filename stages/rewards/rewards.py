@@ -89,9 +89,14 @@ class Rewards:
         check_finite("sum of all", total.tolist(), examples, trees, self.tokenizer)
         return RewardBatch(total, parts)
 
-    def part_of(self, source: Reward, batch: RewardBatch) -> Float[Tensor, " batch"] | None:
-        """What `source` gave to the completions of `batch`, if it is one of the rewards."""
-        return next((batch.parts[name] for name, used in self.sources.items() if used is source), None)
+    def scores_of(
+        self, source: Reward, examples: Sequence[Example], trees: Sequence[Tree], batch: RewardBatch
+    ) -> Float[Tensor, " batch"]:
+        """What `source` gives to the completions of `trees`, whose rewards are `batch`; NaN for None. It is called only
+        where it is none of these rewards: a verifier judges each completion once."""
+        known = (batch.parts[name] for name, used in self.sources.items() if used is source)
+        found = next(known, None)
+        return as_tensor(source(examples, trees)) if found is None else found
 
 
 def gold(verifier: Reward, examples: Sequence[Example], trees: Sequence[Tree]) -> Float[Tensor, " batch"]:

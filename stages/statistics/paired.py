@@ -19,13 +19,9 @@ def paired_difference(
     Of shares (0 or 1, each of weight 1) Tango's interval; else the normal one of a ratio (Cochran 1977, section 2.11),
     without bounds below 30 examples, where a value is not finite, or where all examples differ alike.
     """
-    if {*values, *others} <= {0.0, 1.0} and set(weights) == {1.0}:
-        gained, lost = (
-            sum(a > b for a, b in zip(left, right, strict=True))
-            for left, right in ((values, others), (others, values))
-        )
-        return tango(gained, lost, len(values), confidence)
     changes = [a - b for a, b in zip(values, others, strict=True)]
+    if {*values, *others} <= {0.0, 1.0} and set(weights) == {1.0}:
+        return tango(changes.count(1.0), changes.count(-1.0), len(changes), confidence)
     count, whole = len(changes), sum(weights)
     mean = sum(changes) / whole
     squares = sum((change - mean * weight) ** 2 for change, weight in zip(changes, weights, strict=True))

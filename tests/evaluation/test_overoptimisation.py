@@ -71,6 +71,9 @@ def test_over_the_run(reward: str):
     assert judge_reward(kept, curves, None, 0.95) is None
     falling = curves | {reward: [(0, 0.3), (10, 0.8), (20, 0.7), (30, 0.5)]}
     assert judge_reward(kept, falling, 200, 0.95) is None  # the reward says so, too: it is right
+    # Of several rewards the sum may rise by another one's part.
+    several = curves | {"eval/reward": curves[reward], "eval/rewards/reward_model": falling[reward]}
+    assert judge_reward(kept, several, 200, 0.95) is None
 
 
 def test_a_reward_that_rises_alone():

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from stages.algorithms.parts import Parts
-from stages.data.examples import Example
+from stages.config.compose import compose_config
+from stages.data.examples import Example, write_examples
 from stages.rewards.rewards import Reward, Rewards
+from stages.rl import make_held_out
+from stages.tracking.tracker import Tracker
 from stages.training.answers import score_answers
 from stages.training.evaluation import Evaluation
+from stages.training.selection import Selection
+from stages.trees import Tree
+from stages.workspace import Stage
+from tests.algorithms.tiny import make, settings_of
 from tests.models.tiny import tiny_llama, tree
 
 PROMPTS = [[1, 5, 9, 11], [1, 7], [1, 40, 41], [1, 13, 60]]
@@ -54,10 +64,14 @@ def test_the_run_s_rewards_are_of_the_same_answers_and_choose_where_no_verifier_
 
     rewarded = parts(tiny_llama(), length=length, nothing=lambda _, trees: [None, 1.0, 0.5, 0.5])
     alone = score_answers(rewarded, examples, 5)
-    assert alone == Evaluation({"eval/reward": 2.5}, [0.0, 3.0, 3.0, 4.0], [1.0] * 4)
+    parts_alone = {
+        "eval/rewards/length": 1.5,
+        "eval/rewards/nothing": pytest.approx(2 / 3),
+    }  # of three: None is none
+    assert alone == Evaluation({"eval/reward": 2.5} | parts_alone, [0.0, 3.0, 3.0, 4.0], [1.0] * 4)
     judged = replace(rewarded, verifier=lambda *_: [1.0, 0.0, 0.0, 0.0])
     both = score_answers(judged, examples, 5)
-    assert list(both.metrics.items()) == [("eval/gold_accuracy", 0.25), ("eval/reward", 2.5)]
+    assert both.metrics == {"eval/gold_accuracy": 0.25, "eval/reward": 2.5} | parts_alone
     assert both.values == [1.0, 0.0, 0.0, 0.0]
     assert seen[0] == seen[1]  # greedy
 
@@ -67,3 +81,49 @@ def test_there_is_none_without_a_judge_or_prompts():
     assert score_answers(unused, [Example(tree([1]), "", None, {})], 5) == Evaluation()
     assert score_answers(unused, [], 5) == Evaluation()
     assert "sampler" not in vars(unused)  # none was built
+
+
+class Scores:
+    """A reward that gives these, and counts how often it is asked."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores, self.calls = scores, 0
+
+    def __call__(self, examples: Sequence[Example], trees: Sequence[Tree]) -> Sequence[float]:
+        self.calls += 1
+        return self.scores
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_of_several_rewards_the_verifier_alone_chooses_where_there_is_one(judged: bool, tmp_path: Path):
+    """{reward_model: 1.0, verifier: 0.5}: from step 0 to 10 the sum rises from 1 + 0.5 * 0.625 to 2 + 0.5 * 0.375, and
+    right answers fall from 2 of 4 to 1, for half a point is no right answer."""
+    (tmp_path / "model.json").touch()  # the mark of prepare's output
+    write_examples(
+        tmp_path / "prompt_validation.jsonl", [Example(tree(prompt), "", None, {}) for prompt in PROMPTS]
+    )
+    config = compose_config([f"+run.inputs.prepare={tmp_path}"])
+    run = Stage("rl", config, tmp_path, tmp_path / "none", Tracker([]), is_main=True)
+    learned, verifier = Scores(1.0, 3.0, -1.0, 1.0), Scores(1.0, 0.0, 0.5, 1.0)
+    rewards = Rewards({"reward_model": learned, "verifier": verifier}, {"reward_model": 1.0, "verifier": 0.5})
+    algorithm, settings = make("ppo"), settings_of("ppo")
+    used = replace(algorithm.parts, rewards=rewards, verifier=verifier if judged else None)
+    held_out = make_held_out(run, settings, algorithm, used, [])
+    selection = Selection(held_out.criterion, settings)
+
+    before = held_out.evaluate()
+    selection.update(0, before)
+    learned.scores, verifier.scores = (3.0, 3.0, 1.0, 1.0), (1.0, 0.0, 0.5, 0.0)
+    after = held_out.evaluate()
+    selection.update(10, after)
+
+    assert verifier.calls == 2  # once an evaluation, for both uses
+    assert [e.metrics["eval/reward"] for e in (before, after)] == [1.3125, 2.1875]
+    assert [e.metrics["eval/rewards/reward_model"] for e in (before, after)] == [1.0, 2.0]
+    assert [e.metrics["eval/rewards/verifier"] for e in (before, after)] == [0.625, 0.375]
+    assert [e.metrics.get("eval/gold_accuracy") for e in (before, after)] == (
+        [0.5, 0.25] if judged else [None, None]
+    )
+    outcome = selection.outcome(10, 20)
+    kept = (0, "eval/gold_accuracy", 0.5) if judged else (10, "eval/reward", 2.1875)
+    assert (outcome.kept_step, outcome.metric, outcome.value) == kept

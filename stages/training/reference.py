@@ -28,8 +28,8 @@ from stages.models.reference_table import (
 )
 from stages.progress import progress
 from stages.training.computing import computing
-from stages.training.kept import read_table, write_table
 from stages.training.order import step_batch, total_steps
+from stages.training.reference_files import read_table, write_table
 from stages.trees import Tree
 
 log = logging.getLogger(__name__)

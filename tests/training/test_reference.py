@@ -23,9 +23,9 @@ from stages.models.load import add_adapter
 from stages.models.logprobs import sequence_logprobs
 from stages.training.evaluation import LOSS, Evaluation
 from stages.training.heldout import mean_losses
-from stages.training.kept import KEPT, write_table
 from stages.training.order import step_batch, total_steps
 from stages.training.reference import CODE, fill_reference
+from stages.training.reference_files import MAX_FILES, write_table
 from tests.algorithms.test_dpo import summed_logprob
 from tests.algorithms.tiny import examples_of, make, settings_of
 from tests.full_disk import file_limit
@@ -235,11 +235,11 @@ def test_a_table_is_kept_for_the_code_that_computed_it():
 
 
 def test_the_tables_used_last_are_kept(tmp_path: Path):
-    for number in range(KEPT + 3):
+    for number in range(MAX_FILES + 3):
         (tmp_path / f"{number}.safetensors").write_bytes(b"")
     (tmp_path / "left.1234").write_bytes(b"half a ta")
     Counted("dpo").fill(tmp_path)
-    assert len(list(tmp_path.iterdir())) == KEPT
+    assert len(list(tmp_path.iterdir())) == MAX_FILES
     again = Counted("dpo")
     again.fill(tmp_path)
     assert again.forwards == 0

@@ -1,5 +1,5 @@
-"""Tables of the reference's log-probabilities that are kept for other runs: checked when they are read, and never worth
-a run."""
+"""The reference's log-probabilities in files, for other runs: checked when they are read, and no reason for a run to
+fail."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from xxhash import xxh3_128_hexdigest
 
 log = logging.getLogger(__name__)
 
-NAME = "logprobs"
+TENSOR = "logprobs"  # of each completion, in nats
 DIGEST = "xxh3_128"  # of the values, in the file's metadata
-KEPT = 16  # tables of four bytes a completion
+MAX_FILES = 16  # of four bytes a completion
 
 
 def read_table(path: Path, rows: int, device: torch.device) -> Float[Tensor, " rows"] | None:
-    """None where there is none, or none that can be used, which is said."""
+    """The log-probabilities of `rows` completions. None where there is no such file; and, with a warning, where it
+    cannot be used."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
             digest = (file.metadata() or {}).get(DIGEST)
-            values = file.get_tensor(NAME)
+            values = file.get_tensor(TENSOR)
     except (OSError, SafetensorError) as error:
         values, fault = None, str(error)
     else:
@@ -37,7 +38,7 @@ def read_table(path: Path, rows: int, device: torch.device) -> Float[Tensor, " r
     if values is None or fault:
         log.warning("the reference's table %s cannot be used (%s): it is computed again", path, fault)
         return None
-    with suppress(OSError):  # the tables used last are kept
+    with suppress(OSError):  # write_table removes those used longest ago
         path.touch()
     return values.to(device)
 
@@ -49,17 +50,18 @@ def _fault(values: Tensor, rows: int, digest: str | None) -> str | None:
 
 
 def write_table(path: Path, values: Float[Tensor, " rows"]) -> None:
-    """Beside its place, then renamed; the tables used longest ago make room. Where that cannot be, the run goes on."""
+    """Write it beside its place, rename it, and remove the files used longest ago beyond MAX_FILES. A failure is a
+    warning."""
     values = values.cpu()
     partial = path.with_suffix(f".{os.getpid()}")  # runs of a sweep may write the same table at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({NAME: values}, partial, {DIGEST: _digest(values)})
+        save_file({TENSOR: values}, partial, {DIGEST: _digest(values)})
         partial.rename(path)
         files = [file for file in path.parent.iterdir() if file.is_file()]
-        for old in sorted(files, key=lambda file: -file.stat().st_mtime)[KEPT:]:
+        for old in sorted(files, key=lambda file: -file.stat().st_mtime)[MAX_FILES:]:
             old.unlink()
-    except FileNotFoundError:  # another run is making room, too
+    except FileNotFoundError:  # another run removes old files at the same time
         return
     except (OSError, SafetensorError) as error:
         log.warning("the reference's table is not kept for other runs: %s: %s", path, error)

@@ -11,36 +11,36 @@ from typing import Any
 from stages.statistics.interval import Interval
 
 CONFIDENCE = 0.95  # of the paired intervals, as a share of 1
-SHARES = ("eval/gold_accuracy",)  # shown in per cent
+SHARES = ("eval/gold_accuracy",)  # metrics that are shown in per cent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The content of selection.json. Without a metric nothing was held out to choose by. difference: of the kept step
-    to step 0, in the metric's own unit, over the same `n` examples (or blocks of them); None where step 0 is kept."""
+    """The content of selection.json, values in the metric's unit. No metric: nothing was held out to choose by."""
 
     metric: str | None = None
     direction: str | None = None  # maximize | minimize
     kept_step: int
     last_step: int
     total_steps: int
-    stopped_early: str | None = None
-    value: float | None = None
-    start_value: float | None = None
-    difference: Interval | None = None
-    n: int = 0
+    stopped_early: str | None = None  # why, in words
+    value: float | None = None  # at the kept step
+    start_value: float | None = None  # at step 0
+    difference: Interval | None = None  # value less start_value, paired; None where step 0 is kept
+    n: int = 0  # held-out examples, or blocks of them, that the pairs are of
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
+        """Raises OSError, ValueError or TypeError where `path` is no selection.json."""
         return cls(**json.loads(path.read_text()))
 
     def write(self, path: Path) -> None:
-        """As JSON, which knows no NaN."""
-        path.write_text(json.dumps(_finite(asdict(self)), indent=2) + "\n")
+        """As JSON, which knows no NaN and no infinity: they become null."""
+        path.write_text(json.dumps(_without_nan(asdict(self)), indent=2) + "\n")
 
     @property
     def better(self) -> bool:
-        """Whether the interval to step 0 lies on the better side of 0."""
+        """Whether the interval of the difference to step 0 lies on the better side of 0."""
         if self.difference is None:
             return False
         low, high = self.difference["low"], self.difference["high"]
@@ -49,16 +49,16 @@ class Outcome:
         )
 
     def sentence(self) -> str:
-        """One line for the log."""
+        """One line for the log: which step was kept, by which number, and how that compares with step 0."""
         kept = f"kept step {self.kept_step} of {self.total_steps}"
         if self.metric is None or self.value is None:
             return f"{kept}: nothing is held out to choose by"
-        text = f"{kept}: {self.metric} {self._shown(self.value)}{' %' if self._share else ''}"
+        text = f"{kept}: {self.metric} {self._shown(self.value)}{' %' if self._is_share else ''}"
         text += f" ({self._change()})" if self.difference else ", where it began"
         return f"{text}; stopped early: {self.stopped_early}" if self.stopped_early else text
 
-    def judged(self) -> str:
-        """Of rl, whose step 0 is the sft model: the line, and what it leaves open."""
+    def sentence_of_rl(self) -> str:
+        """The same, and that it is not shown to be better than the sft model, step 0 of rl, where it is not."""
         return (
             self.sentence()
             if self.better
@@ -66,7 +66,7 @@ class Outcome:
         )
 
     def doubt(self) -> str:
-        """Why nobody can say that the kept step is better than step 0, where it is not `better`."""
+        """For an outcome that is not `better`: why the kept step is not shown to be better than step 0."""
         if self.metric is None:
             return "nothing was measured on held-out data"
         if self.difference is None:
@@ -84,14 +84,14 @@ class Outcome:
         return f"{text}, paired {CONFIDENCE * 100:.0f} % interval {self._shown(low)} to {self._shown(high)}"
 
     @property
-    def _share(self) -> bool:
+    def _is_share(self) -> bool:
         return self.metric in SHARES
 
     def _shown(self, value: float, sign: str = "") -> str:
-        return f"{100 * value:{sign}.1f}" if self._share else f"{value:{sign}.3f}"
+        return f"{100 * value:{sign}.1f}" if self._is_share else f"{value:{sign}.3f}"
 
 
-def _finite(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: _without_nan(part) for name, part in value.items()}
     return None if isinstance(value, float) and not isfinite(value) else value

@@ -64,7 +64,7 @@ def show_kept(folder: Path, console: Console) -> None:
     for stage in ("sft", "reward_model", "rl"):
         if (folder / stage / SELECTION).exists():
             outcome = Outcome.read(folder / stage / SELECTION)
-            console.print(f"{stage}: {outcome.judged() if stage == 'rl' else outcome.sentence()}")
+            console.print(f"{stage}: {outcome.sentence_of_rl() if stage == 'rl' else outcome.sentence()}")
 
 
 def finding() -> str | None:

@@ -11,8 +11,8 @@ from stages.evaluation.labels import Metrics, number
 from stages.evaluation.reward_charts import SIZE, reliability_chart, two_axes_chart
 from stages.evaluation.reward_check import JUDGED, RewardCheck
 
-MARKS = {"right": LINES[2], "wrong": "#c2413b"}
-# Gold accuracy and the reward at the same steps: title, gold, rewards of which the first that was logged is drawn.
+COLOR_OF = {"right": LINES[2], "wrong": "#c2413b"}  # by what the verifier says of an answer
+# Of each chart the title, the curve of gold accuracy, and those of the reward: the first that was logged is drawn.
 COURSES = (
     ("Held-out prompts", "eval/gold_accuracy", ("eval/rewards/reward_model", "eval/reward")),
     (
@@ -21,24 +21,24 @@ COURSES = (
         ("objective/rewards/reward_model", "objective/scores"),
     ),
 )
-BOTH = (
+COURSES_CAPTION = (
     "Both lines should rise. Where the orange one (the reward) rises and the blue one (right answers) falls, the "
     "policy is over-optimised."
 )
-KEPT = " The dashed line is the step that was handed on."
-SCORES = (
+KEPT_CAPTION = " The dashed line is the step that was handed on."
+SCORES_CAPTION = (
     "What the reward model gives to right and to wrong answers, with intervals. Right ones should stay far above wrong "
     "ones. If wrong ones go up from sft to rl, rl has learned to please the reward."
 )
-RANKED = (
+RANKING_CAPTION = (
     "Of two samples of one prompt, one right and one wrong, how often the reward puts the right one first. 50 % is "
     "chance: then the reward says nothing about this policy's samples."
 )
-ENDS = (
+ENDS_CAPTION = (
     "The same on held-out prompts, at the two ends of the run, with intervals. If rl is much lower than sft, the "
-    "policy has left what the reward model knows."
+    "policy has left what the reward model knows. 50 % is chance."
 )
-CALIBRATED = (
+CALIBRATION_CAPTION = (
     "Each dot is a group of pairs. On the grey line the reward model is right as often as it is sure. Below it, it is "
     "too sure of itself, and its high scores are not to be trusted. Mean distance: {errors}."
 )
@@ -47,13 +47,14 @@ CALIBRATED = (
 def reward_section(
     metrics: Metrics, curves: Mapping[str, Mapping[str, Points]], check: RewardCheck
 ) -> dict[str, Any] | None:
-    """Sentences and figures; None where there is no learned reward."""
+    """What the template shows: `sentences` and `figures` (title, chart as SVG, caption), these only where there is a
+    verifier. None where there is no learned reward."""
     if not any("reward_model_score" in metrics[name] for name in JUDGED):
         return None
     rl = curves.get("rl", {})
-    judged = any("gold_accuracy" in metrics[name] for name in JUDGED)
-    figures = [*courses(rl, check), *scores(metrics), *ranked(metrics, rl), *calibrated(metrics, check)]
-    return {"sentences": check.sentences, "figures": figures if judged else []}
+    has_gold = any("gold_accuracy" in metrics[name] for name in JUDGED)
+    figures = [*courses(rl, check), *scores(metrics), *ranking(metrics, rl), *calibration(metrics, check)]
+    return {"sentences": check.sentences, "figures": figures if has_gold else []}
 
 
 def figure(title: str, chart: str, caption: str) -> dict[str, str]:
@@ -70,7 +71,7 @@ def courses(rl: Mapping[str, Points], check: RewardCheck) -> Iterator[dict[str, 
             yield figure(
                 f"Gold accuracy and learned reward: {title.lower()}",
                 chart,
-                BOTH + (KEPT if check.outcome else ""),
+                COURSES_CAPTION + (KEPT_CAPTION if check.outcome else ""),
             )
 
 
@@ -79,29 +80,31 @@ def scores(metrics: Metrics) -> Iterator[dict[str, str]]:
     rows = {
         f"{name}, {mark}": metrics[name][f"reward_model_score_{mark}"]
         for name in JUDGED
-        for mark in MARKS
+        for mark in COLOR_OF
         if f"reward_model_score_{mark}" in metrics[name]
     }
     if rows:
-        colors = {row: MARKS[row.partition(", ")[2]] for row in rows}
+        colors = {row: COLOR_OF[row.partition(", ")[2]] for row in rows}
         yield figure(
-            "Scores of right and of wrong answers", interval_chart(rows, False, colors, SIZE[0]), SCORES
+            "Scores of right and of wrong answers",
+            interval_chart(rows, False, colors, SIZE[0]),
+            SCORES_CAPTION,
         )
 
 
-def ranked(metrics: Metrics, rl: Mapping[str, Points]) -> Iterator[dict[str, str]]:
+def ranking(metrics: Metrics, rl: Mapping[str, Points]) -> Iterator[dict[str, str]]:
     """Reward accuracy over the run, and at its two ends."""
     if points := rl.get("objective/reward_accuracy"):
         percent = [(step, 100 * value) for step, value in points]
         chart = curve_chart("Reward accuracy", {"reward accuracy, %": percent})
-        yield figure("Reward accuracy over the run, %", chart, RANKED)
+        yield figure("Reward accuracy over the run, %", chart, RANKING_CAPTION)
     rows = {name: metrics[name]["reward_accuracy"] for name in JUDGED if "reward_accuracy" in metrics[name]}
     if rows:
         chart = interval_chart(rows, True, COLORS, SIZE[0])
-        yield figure("Reward accuracy on samples of sft and rl", chart, f"{ENDS} 50 % is chance.")
+        yield figure("Reward accuracy on samples of sft and rl", chart, ENDS_CAPTION)
 
 
-def calibrated(metrics: Metrics, check: RewardCheck) -> Iterator[dict[str, str]]:
+def calibration(metrics: Metrics, check: RewardCheck) -> Iterator[dict[str, str]]:
     """How sure, and how often right."""
     if check.calibration:
         errors = ", ".join(
@@ -110,5 +113,5 @@ def calibrated(metrics: Metrics, check: RewardCheck) -> Iterator[dict[str, str]]
         yield figure(
             "Calibration of the reward model",
             reliability_chart(check.calibration),
-            CALIBRATED.format(errors=errors),
+            CALIBRATION_CAPTION.format(errors=errors),
         )

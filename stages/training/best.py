@@ -1,4 +1,4 @@
-"""The weights of the best step so far, on disk: what is trained alone, written whole and checked like a checkpoint."""
+"""The weights of the best step so far, on disk: only what is trained, written and checked as a checkpoint is."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ BEST = "best-"  # and its step
 
 
 class BestWeights:
-    """Beside the checkpoints. A resumed run goes on from a checkpoint whose story names one of these, so those stay
-    that a kept checkpoint names: at most two, and the newest."""
+    """A folder for each such step, beside the checkpoints. A resumed run needs the best weights that its checkpoint's
+    story names, so those that either of the two checkpoints names stay, beside the newest: three at most."""
 
     def __init__(self, folder: Path, module: nn.Module, accelerator: Accelerator) -> None:
         self.folder, self.module, self.accelerator = folder, module, accelerator
 
-    def save(self, step: int, named: Callable[[], Collection[int]]) -> None:
-        """Write the weights as they are; those `named` by checkpoints stay. The ones before that none names make room:
-        who resumes finds the way there again. Raises Unwritable where the disk is full."""
+    def save(self, step: int, named_steps: Callable[[], Collection[int]]) -> None:
+        """Write the present weights as those of `step`. Of earlier ones those of `named_steps`, which checkpoints name,
+        stay. The others are removed first, to make room: no run resumes from them. Raises Unwritable where the disk is
+        full."""
 
         def fill(folder: Path) -> None:
-            stay = {self._path(other) for other in named()} - {self._path(step)}
+            stay = {self._path(other) for other in named_steps()} - {self._path(step)}
             for path in set(self.folder.glob(f"{BEST}*")) - stay:
                 remove(path)
             save_weights(folder, self.module)
@@ -45,7 +46,7 @@ class BestWeights:
         return misfit(path, self.module)
 
     def load(self, step: int) -> None:
-        """Put them back in place, in every process."""
+        """Load the weights of a step into the module, in every process."""
         load_weights(self._path(step), self.module)
 
     def _path(self, step: int) -> Path:

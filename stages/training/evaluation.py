@@ -10,27 +10,26 @@ from stages.data.examples import Example
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: by name, `eval/...`. values: of the metric that chooses, a sum per example (or per block of examples)
-    over its units, and weights the units: the metric is `sum(values) / sum(weights)`. Without values there is nothing
-    to choose by."""
+    """One evaluation. The metric that chooses is `sum(values) / sum(weights)`; without values, nothing does."""
 
-    metrics: dict[str, float] = field(default_factory=dict)
-    values: Sequence[float] = ()
-    weights: Sequence[float] = ()
+    metrics: dict[str, float] = field(default_factory=dict)  # by name, `eval/...`
+    values: Sequence[
+        float
+    ] = ()  # of the metric that chooses: per example, or block of examples, a sum over its units
+    weights: Sequence[float] = ()  # units of each: 1 per answer, tokens or pairs per block
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """metric and greater_is_better: transformers' metric_for_best_model and greater_is_better. stop_at_fall: whether
-    training stops where the metric is worse than at its best by more than chance, whatever the patience."""
+    """Which metric chooses the step that is kept: transformers' metric_for_best_model and greater_is_better."""
 
     metric: str
     greater_is_better: bool
-    stop_at_fall: bool
+    stop_at_fall: bool  # where it is worse than at its best by more than chance, whatever the patience
 
     @property
     def sign(self) -> int:
-        """Times which a difference is an improvement where it is above 0."""
+        """1 or -1: a difference times it is above 0 where the metric improves."""
         return 1 if self.greater_is_better else -1
 
 
@@ -39,9 +38,8 @@ LOSS = Criterion("eval/loss", greater_is_better=False, stop_at_fall=False)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How training is measured on data that it does not see. examples: those that an algorithm with a reference scores
-    there, and whose reference has to be known."""
+    """How training is measured on data that it does not see."""
 
     criterion: Criterion
     evaluate: Callable[[], Evaluation]
-    examples: Sequence[Example] = ()
+    examples: Sequence[Example] = ()  # that `evaluate` asks an algorithm's reference for

@@ -1,5 +1,5 @@
-"""Which step is kept, and when training stops before its end: by evaluations alone, so that it can be tested by itself
-and is the same in every process."""
+"""Which step is kept, and when training stops early: from evaluations alone, so that it can be tested by itself and is
+the same in every process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Point:
     def mean(self) -> float:
         return sum(self.values) / sum(self.weights)
 
-    def less(self, other: Point) -> Interval:
-        """How much higher this one is, over the same examples."""
+    def minus(self, other: Point) -> Interval:
+        """The paired difference of the metric at this step and at another one, over the same examples."""
         return paired_difference(self.values, other.values, self.weights, CONFIDENCE)
 
 
@@ -48,7 +48,8 @@ class Selection:
         self.stopped_early: str | None = None  # why
 
     def update(self, step: int, evaluation: Evaluation) -> bool:
-        """Take an evaluation into account. Whether the weights as they are now are those to keep so far."""
+        """Take the evaluation after `step` steps into account; True where the present weights are the best so far and
+        to be kept. An evaluation without values changes nothing."""
         if not evaluation.values:
             return False
         self.last = Point(step, list(evaluation.values), list(evaluation.weights))
@@ -58,17 +59,18 @@ class Selection:
             return self.keeps_best
         self.without_improvement += 1
         if self.keeps_best:
-            self.stopped_early = self._reason(self.last, self.best)
+            self.stopped_early = self._reason_to_stop(self.last, self.best)
         return False
 
     def _improves(self, mean: float, best: float) -> bool:
-        """By any amount, and whatever is a number improves on what is none."""
+        """By any amount. A finite mean improves on one that is not; one that is not finite improves on nothing."""
         return isfinite(mean) and (not isfinite(best) or self.criterion.sign * (mean - best) > 0)
 
-    def _reason(self, last: Point, best: Point) -> str | None:
+    def _reason_to_stop(self, last: Point, best: Point) -> str | None:
         if self.criterion.stop_at_fall:
-            worst = last.less(best)["high" if self.criterion.greater_is_better else "low"]
-            if worst is not None and self.criterion.sign * worst < 0:
+            # The bound that is kindest to the last step: where even that is worse than the best, it is not chance.
+            bound = last.minus(best)["high" if self.criterion.greater_is_better else "low"]
+            if bound is not None and self.criterion.sign * bound < 0:
                 return f"it fell at step {last.step}"
         if self.patience is not None and self.without_improvement >= self.patience:
             return f"no better in {self.without_improvement} evaluations, by step {last.step}"
@@ -76,11 +78,11 @@ class Selection:
 
     @property
     def best_step(self) -> int | None:
-        """Whose weights are kept on disk."""
+        """The step whose weights are on disk as the best so far; None with `keep: last` and before any evaluation."""
         return self.best.step if self.best and self.keeps_best else None
 
     def outcome(self, last_step: int, total_steps: int) -> Outcome:
-        """What the run came to, once it is over."""
+        """What the run came to, once it has ended after `last_step` of `total_steps` steps."""
         criterion, start = self.criterion, self.start
         kept = self.best if self.keeps_best else self.last
         if kept is None or start is None:
@@ -90,12 +92,13 @@ class Selection:
             direction="maximize" if criterion.greater_is_better else "minimize",
             kept_step=kept.step, last_step=last_step, total_steps=total_steps, stopped_early=self.stopped_early,
             value=kept.mean, start_value=start.mean,
-            difference=kept.less(start) if kept.step != start.step else None,
+            difference=kept.minus(start) if kept.step != start.step else None,
             n=len(kept.values),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: all that later evaluations are compared with. `best_step` names the weights."""
+        """For a checkpoint, ready for JSON: all that later evaluations are compared with. `best_step` names the weights
+        that BestWeights keeps for it."""
         return {
             "start": self.start and asdict(self.start),
             "best": self.best and asdict(self.best),
@@ -104,6 +107,6 @@ class Selection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from what `state_dict` gave. The last evaluation is not in it: the run makes one more at its end."""
         self.start, self.best = (state[name] and Point(**state[name]) for name in ("start", "best"))
         self.without_improvement = state["without_improvement"]

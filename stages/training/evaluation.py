@@ -25,7 +25,7 @@ class Criterion:
 
     metric: str
     greater_is_better: bool
-    stop_at_fall: bool  # where it is worse than at its best by more than chance, whatever the patience
+    stop_at_fall: bool  # where it stays below its best by more than chance, whatever the patience
 
     @property
     def sign(self) -> int:

@@ -13,6 +13,8 @@ from stages.statistics.interval import Interval
 from stages.statistics.paired import paired_difference
 from stages.training.evaluation import Criterion, Evaluation
 
+FALLS = 2  # evaluations in a row; many runs fall once, in their first steps, and rise far above it
+
 
 @dataclass(frozen=True)
 class Point:
@@ -45,6 +47,7 @@ class Selection:
         self.best: Point | None = None
         self.last: Point | None = None
         self.without_improvement = 0  # evaluations in a row
+        self.fallen = 0  # evaluations in a row that were worse than the best by more than chance
         self.stopped_early: str | None = None  # why
 
     def update(self, step: int, evaluation: Evaluation) -> bool:
@@ -55,25 +58,28 @@ class Selection:
         self.last = Point(step, list(evaluation.values), list(evaluation.weights))
         self.start = self.start or self.last
         if self.best is None or self._improves(self.last.mean, self.best.mean):
-            self.best, self.without_improvement = self.last, 0
+            self.best, self.without_improvement, self.fallen = self.last, 0, 0
             return self.keeps_best
         self.without_improvement += 1
+        self.fallen = self.fallen + 1 if self._is_below(self.last, self.best) else 0
         if self.keeps_best:
-            self.stopped_early = self._reason_to_stop(self.last, self.best)
+            self.stopped_early = self._reason_to_stop(step)
         return False
 
     def _improves(self, mean: float, best: float) -> bool:
         """By any amount. A finite mean improves on one that is not; one that is not finite improves on nothing."""
         return isfinite(mean) and (not isfinite(best) or self.criterion.sign * (mean - best) > 0)
 
-    def _reason_to_stop(self, last: Point, best: Point) -> str | None:
-        if self.criterion.stop_at_fall:
-            # The bound that is kindest to the last step: where even that is worse than the best, it is not chance.
-            bound = last.minus(best)["high" if self.criterion.greater_is_better else "low"]
-            if bound is not None and self.criterion.sign * bound < 0:
-                return f"it fell at step {last.step}"
+    def _is_below(self, last: Point, best: Point) -> bool:
+        """By more than chance: even the bound that is kindest to the last step is worse than the best."""
+        bound = last.minus(best)["high" if self.criterion.greater_is_better else "low"]
+        return bound is not None and self.criterion.sign * bound < 0
+
+    def _reason_to_stop(self, step: int) -> str | None:
+        if self.criterion.stop_at_fall and self.fallen >= FALLS:
+            return f"it fell, and had not recovered by step {step}"
         if self.patience is not None and self.without_improvement >= self.patience:
-            return f"no better in {self.without_improvement} evaluations, by step {last.step}"
+            return f"no better in {self.without_improvement} evaluations, by step {step}"
         return None
 
     @property
@@ -103,10 +109,11 @@ class Selection:
             "start": self.start and asdict(self.start),
             "best": self.best and asdict(self.best),
             "without_improvement": self.without_improvement,
+            "fallen": self.fallen,
             "best_step": self.best_step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave. The last evaluation is not in it: the run makes one more at its end."""
         self.start, self.best = (state[name] and Point(**state[name]) for name in ("start", "best"))
-        self.without_improvement = state["without_improvement"]
+        self.without_improvement, self.fallen = state["without_improvement"], state["fallen"]

@@ -82,7 +82,8 @@ def test_which_step_was_kept_is_read_and_told(
         json.dumps(
             {
                 "metric": "eval/gold_accuracy", "direction": "maximize", "kept_step": 10, "last_step": 20,
-                "total_steps": 40, "stopped_early": "it fell at step 20", "value": 0.6, "start_value": 0.5,
+                "total_steps": 40, "value": 0.6, "start_value": 0.5,
+                "stopped_early": "it fell, and had not recovered by step 20",
                 "difference": {"mean": 0.1, "low": -0.02, "high": 0.2}, "n": 100,
             }
         )
@@ -92,7 +93,7 @@ def test_which_step_was_kept_is_read_and_told(
     assert told["finding"] == "over-optimisation"
     kept = (
         "rl: kept step 10 of 40: eval/gold_accuracy 60.0 % (+10.0 to step 0, paired 95 % interval -2.0 to 20.0); "
-        "stopped early: it fell at step 20. Not shown to be better than the sft model."
+        "stopped early: it fell, and had not recovered by step 20. Not shown to be better than the sft model."
     )
     page = (tmp_path / "out" / "report.html").read_text()
     for sentence in (told["sentence"], kept):

@@ -150,16 +150,16 @@ def test_only_what_is_trained_is_written(script: Script, tmp_path: Path) -> None
     assert size < whole_size / 2 if script.adapters else size > whole_size / 2
 
 
-def test_a_fall_stops_it_at_once_and_after_a_resume_too(sft: Script, tmp_path: Path) -> None:
-    """Ten of ten answers, then none: no chance."""
-    counts = [5, 10, 9, 9, 0, 10, 10, 10]
-    sft.run(tmp_path / "run", counts, dies_at=4)
+def test_a_fall_stops_it_across_a_kill_too(sft: Script, tmp_path: Path) -> None:
+    """Ten of ten answers, then none, twice: no chance. The first of the two is in the checkpoint."""
+    counts = [5, 10, 9, 9, 0, 0, 10, 10]
+    sft.run(tmp_path / "run", counts, dies_at=5)
     for folder in ("run", "whole"):
         weights, outcome = sft.run(tmp_path / folder, counts)
         assert same(weights, sft.states[1])
         assert outcome is not None
-        assert (outcome.kept_step, outcome.last_step, outcome.total_steps) == (1, 4, 7)
-        assert outcome.stopped_early == "it fell at step 4"
+        assert (outcome.kept_step, outcome.last_step, outcome.total_steps) == (1, 5, 7)
+        assert outcome.stopped_early == "it fell, and had not recovered by step 5"
 
 
 def test_patience_runs_out_across_a_kill(sft: Script, tmp_path: Path) -> None:

@@ -44,10 +44,12 @@ def test_better_is_beyond_chance(direction: str, difference: Interval | None, be
 
 
 def test_the_line_of_a_run_that_fell() -> None:
-    told = outcome("eval/gold_accuracy", "maximize", ABOVE, stopped_early="it fell at step 50").sentence()
+    told = outcome(
+        "eval/gold_accuracy", "maximize", ABOVE, stopped_early="it fell, and had not recovered by step 50"
+    ).sentence()
     assert told == (
         "kept step 30 of 60: eval/gold_accuracy 58.0 % (+6.0 to step 0, paired 95 % interval 1.2 to 11.3); "
-        "stopped early: it fell at step 50"
+        "stopped early: it fell, and had not recovered by step 50"
     )
 
 

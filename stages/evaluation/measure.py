@@ -68,7 +68,7 @@ class Measurer:
         """Each model measured, and its KL to sft, which is loaded last and then scores the samples of all."""
         order = [name for name in sources if name != "sft"] + ["sft"]
         measured: dict[str, Measured] = {}
-        kl: dict[str, list[float]] = {}
+        kl = {"sft": [0.0] * len(prompts)}  # to itself
         for name in order:
             log.info("%s: %d prompts, %d demonstrations", name, len(prompts), len(demonstrations))
             source = sources[name]
@@ -78,7 +78,7 @@ class Measurer:
             model = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
             measured[name] = self.policy(model, prompts, demonstrations, source.num_generations)
             if name == "sft":
-                kl = {other: self.kl(model, found) for other, found in measured.items()}
+                kl |= {other: self.kl(model, found) for other, found in measured.items() if other != name}
             del model  # before the next one is loaded
         return {name: measured[name] for name in sources}, kl
 

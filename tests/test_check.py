@@ -186,7 +186,8 @@ def test_columns_that_rewards_need_are_looked_for_in_the_files(
     path = write_jsonl(
         tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": ""}, {"prompt": "b", "source": "c"}]
     )
-    config = compose_config(["rl.algo=grpo", "data.prompt.source=files", f"data.prompt.path={path}"])
+    over = ["rl.algo=grpo", "data.prompt.source=files", f"data.prompt.path={path}"]
+    config = compose_config([*over, "data.prompt.prompt_template=null"])  # the shipped one reads metadata
     config.rl.grpo.rewards = {"door_check:cites": 1.0}
     check.check_reward_columns(config)
     write_jsonl(path, [{"prompt": "a", "sources": "c"}])

@@ -20,13 +20,15 @@ from typing import Any
 
 from benchmarks.results import Panel, commit, draw, results_path
 from stages.tracking.curves import read_curves
+from stages.tracking.start import CURVES
+from stages.training.answers import GOLD
+from stages.workspace import SELECTION
 
 ROOT = Path(__file__).resolve().parents[1]
 CLONE = ROOT / "benchmarks" / ".cache" / "seeds"
 STAGES = ("prepare", "sft", "reward_model", "rl", "evaluate")
 PICTURE = ROOT / "docs" / "images" / "seeds.png"
 TITLES = {"ppo": "PPO, learned reward model", "grpo": "GRPO, verifier", "dpo": "DPO, ranked samples"}
-GOLD = "eval/gold_accuracy"
 
 
 def clone() -> None:
@@ -71,8 +73,8 @@ def outcome(seconds: dict[str, float]) -> dict[str, Any]:
         "metrics": {
             name: metrics[name] for name in ("sft", "rl", "paired", "paired_reward") if name in metrics
         },
-        "curve": read_curves(data / "rl" / "curves.csv")[GOLD],
-        "selection": json.loads((data / "rl" / "selection.json").read_text()),
+        "curve": read_curves(data / "rl" / CURVES)[GOLD.metric],
+        "selection": json.loads((data / "rl" / SELECTION).read_text()),
     }
 
 

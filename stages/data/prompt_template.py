@@ -30,7 +30,7 @@ class PromptTemplate:
         tree = _environment().parse(source)
         self.key, self.template = key, compiled(source)
         self.names = frozenset(meta.find_undeclared_variables(tree))
-        self._needed = self.names - _asked_for(tree) - self.template.environment.globals.keys()
+        self._needed = self.names - _asked_for(tree)
 
     def fill(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows with their prompts; one for which it cannot be written is marked as bad.

@@ -13,9 +13,8 @@ class Evaluation:
     """One evaluation. The metric that chooses is `sum(values) / sum(weights)`; without values, nothing does."""
 
     metrics: dict[str, float] = field(default_factory=dict)  # by name, `eval/...`
-    values: Sequence[
-        float
-    ] = ()  # of the metric that chooses: per example, or block of examples, a sum over its units
+    # of the metric that chooses: per example, or block of examples, a sum over its units
+    values: Sequence[float] = ()
     weights: Sequence[float] = ()  # units of each: 1 per answer, tokens or pairs per block
 
 

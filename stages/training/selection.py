@@ -47,7 +47,7 @@ class Selection:
         self.best: Point | None = None
         self.last: Point | None = None
         self.without_improvement = 0  # evaluations in a row
-        self.fallen = 0  # evaluations in a row that were worse than the best by more than chance
+        self.fallen = 0  # evaluations in a row, where a fall stops it
         self.stopped_early: str | None = None  # why
 
     def update(self, step: int, evaluation: Evaluation) -> bool:
@@ -61,7 +61,7 @@ class Selection:
             self.best, self.without_improvement, self.fallen = self.last, 0, 0
             return self.keeps_best
         self.without_improvement += 1
-        self.fallen = self.fallen + 1 if self._is_below(self.last, self.best) else 0
+        self.fallen = self.fallen + 1 if self._fell(self.last, self.best) else 0
         if self.keeps_best:
             self.stopped_early = self._reason_to_stop(step)
         return False
@@ -70,13 +70,15 @@ class Selection:
         """By any amount. A finite mean improves on one that is not; one that is not finite improves on nothing."""
         return isfinite(mean) and (not isfinite(best) or self.criterion.sign * (mean - best) > 0)
 
-    def _is_below(self, last: Point, best: Point) -> bool:
+    def _fell(self, last: Point, best: Point) -> bool:
         """By more than chance: even the bound that is kindest to the last step is worse than the best."""
+        if not self.criterion.stop_at_fall:
+            return False
         bound = last.minus(best)["high" if self.criterion.greater_is_better else "low"]
         return bound is not None and self.criterion.sign * bound < 0
 
     def _reason_to_stop(self, step: int) -> str | None:
-        if self.criterion.stop_at_fall and self.fallen >= FALLS:
+        if self.fallen >= FALLS:
             return f"it fell, and had not recovered by step {step}"
         if self.patience is not None and self.without_improvement >= self.patience:
             return f"no better in {self.without_improvement} evaluations, by step {step}"
